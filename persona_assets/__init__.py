@@ -1,0 +1,1 @@
+"""Marker-leakage studies of language-model personas as a Dagster asset graph."""

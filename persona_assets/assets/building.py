@@ -1,0 +1,25 @@
+"""Put the assets and checks of one profile together."""
+
+from __future__ import annotations
+
+from dagster import Definitions
+
+from persona_assets.assets.cells import eval_cells
+from persona_assets.assets.checks import shared_checks, study_checks
+from persona_assets.assets.partitions import persona_partitions
+from persona_assets.assets.published import study_figures, warehouse_asset
+from persona_assets.assets.shared import shared_assets
+from persona_assets.assets.tables import study_tables
+from persona_assets.study import Catalog
+
+
+def profile_definitions(catalog: Catalog) -> Definitions:
+    """Build every asset and check of a profile and its studies."""
+    assets = [*shared_assets(catalog, persona_partitions(catalog.panel)), warehouse_asset(catalog)]
+    checks = [*shared_checks(catalog)]
+    for study in catalog.studies.values():
+        partitions = persona_partitions(study.panel)
+        assets += [eval_cells(study, catalog, seed, partitions) for seed in study.seeds]
+        assets += [*study_tables(study, catalog), study_figures(study, catalog)]
+        checks += study_checks(study, catalog)
+    return Definitions(assets=assets, asset_checks=checks)

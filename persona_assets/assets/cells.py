@@ -1,0 +1,101 @@
+"""The eval cells of a study: every source's adapter under every eval persona of the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dagster import AssetDep, AssetsDefinition, MetadataValue, StaticPartitionsDefinition
+from pydantic import Field
+
+from persona_assets.assets.metadata import numbers
+from persona_assets.assets.partitions import group_name, same_persona, shared_key, study_key
+from persona_assets.assets.products import Products, seeded
+from persona_assets.assets.shared import SAMPLING_NUMBERS, adapter_digest, completions_check, measurement_identity
+from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
+from persona_assets.store import Manifest, Product
+from persona_assets.study import Catalog, Runtime, Study
+from persona_assets.tasks import CHECKPOINT, CellsTask, make_cells
+
+
+class EvalCellsConfig(StepConfig):
+    """Config of `eval_cells`."""
+
+    new_measurement: bool = Field(
+        default=False, description="Measure again although nothing changed: adds measurement n+1, the earlier ones stay."
+    )
+
+
+def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPartitionsDefinition) -> AssetsDefinition:
+    """Build a study's `eval_cells` for one training seed."""
+    profile, panel = catalog.profile, study.panel
+
+    def product(products: Products, source: str, config: StepConfig) -> Product:
+        assert isinstance(config, EvalCellsConfig)
+        return products.next_eval_cells(study, source, seed, again=config.new_measurement)
+
+    def task(products: Products, source: str, out_dir: Path, runtime: Runtime, config: StepConfig) -> CellsTask:
+        store = products.store
+        merged = store.open(products.merged_model(source, seed).path)
+        adapter = store.verified(products.adapter(source, seed).path)
+        return CellsTask(
+            out_dir=out_dir,
+            checkpoint=merged / CHECKPOINT,
+            base_dir=store.open(products.base_path),
+            study=study.name,
+            source=source,
+            training_seed=seed,
+            measurement=measurement_number(product(products, source, config)),
+            eval_personas=panel.personas,
+            questions=study.evaluation_questions,
+            evaluation=study.evaluation,
+            marker=profile.marker,
+            runtime=runtime,
+            identity={**measurement_identity(products), "adapter_digest": adapter_digest(adapter), "study_plan": study.plan},
+        )
+
+    def describe(manifest: Manifest, _: Path) -> Mapping[str, MetadataValue]:
+        return {
+            **numbers(manifest.facts, ("source_rate", "bystander_rate", "hits", *SAMPLING_NUMBERS)),
+            "measurement": MetadataValue.int(measurement_number(manifest)),
+        }
+
+    return build_step(
+        PersonaStep(
+            key=study_key(profile.name, study.name, seeded("eval_cells", seed, catalog)),
+            group=group_name(profile.name, study.name),
+            producer="eval_cells",
+            description=(
+                f"Every completion of one source persona's adapter under each of the {len(panel)} eval personas, with its "
+                "token count, finish reason and measurement identity. Measurements are added, never replaced."
+            ),
+            kinds=frozenset({"pytorch", "parquet"}),
+            panel=panel,
+            deps=[
+                AssetDep(shared_key(profile.name, "base_model")),
+                *(
+                    AssetDep(
+                        shared_key(profile.name, seeded(name, seed, catalog)),
+                        partition_mapping=same_persona(catalog.panel, panel),
+                    )
+                    for name in ("adapter", "merged_model")
+                ),
+            ],
+            product=product,
+            task=task,
+            function=make_cells,
+            describe=describe,
+            check=lambda _: completions_check(catalog, panel.ids),
+            replace=False,
+            config=EvalCellsConfig,
+        ),
+        catalog,
+        partitions,
+    )
+
+
+def measurement_number(product: Product | Manifest) -> int:
+    """Read the number of a measurement off its product."""
+    number = product.parameters["measurement"]
+    assert isinstance(number, int)
+    return number

@@ -1,0 +1,168 @@
+"""Asset checks: data integrity blocks (ERROR), scientific gates and drift are results (WARN)."""
+
+# No postponed annotations here: Dagster reads the types off the function when it is defined.
+
+from collections.abc import Callable
+
+import polars as pl
+from dagster import AssetCheckResult, AssetChecksDefinition, AssetCheckSeverity, AssetCheckSpec, asset_check, multi_asset_check
+
+from persona_assets import integrity
+from persona_assets.assets.partitions import shared_key, study_key
+from persona_assets.assets.products import Products
+from persona_assets.integrity import Verdict
+from persona_assets.study import Catalog, Study
+from resources.lake import Lake
+from resources.warehouse import Warehouse
+
+
+def shared_checks(catalog: Catalog) -> list[AssetChecksDefinition]:
+    """Checks of the assets that all studies share."""
+    profile = catalog.profile
+
+    @asset_check(
+        asset=shared_key(profile.name, "training_dataset"),
+        name="row_counts",
+        description="Every training dataset has the registered number of rows, and of rows with the marker.",
+        blocking=True,
+    )
+    def row_counts(lake: Lake) -> AssetCheckResult:
+        from persona_assets.dataset import read_rows
+        from persona_assets.tasks import DATASET_FILE
+
+        products = Products(catalog, lake)
+        counts: dict[str, tuple[int, int]] = {}
+        for persona in catalog.panel.ids:
+            product = products.training_dataset(persona)
+            if products.store.manifest(product.path) is not None:
+                rows = read_rows(products.store.open(product.path) / DATASET_FILE)
+                marked = sum(row["completion"][0]["content"].endswith(profile.marker) for row in rows)
+                counts[persona] = (len(rows), marked)
+        expected = profile.rows_per_persona * (1 + profile.n_negatives)
+        return _result(integrity.dataset_rows(counts, rows=expected, marked=profile.rows_per_persona))
+
+    return [row_counts]
+
+
+def study_checks(study: Study, catalog: Catalog) -> list[AssetChecksDefinition]:
+    """Checks of one study's tables."""
+    profile, plan = catalog.profile.name, study.analysis
+    completions = study.evaluation.n_questions * study.evaluation.completions_per_question
+
+    def table_check(
+        name: str, description: str, verdict: Callable[[dict[str, pl.DataFrame]], Verdict], *, blocking: bool
+    ) -> AssetChecksDefinition:
+        @asset_check(
+            asset=study_key(profile, study.name, "source_rates"), name=name, description=description, blocking=blocking
+        )
+        def check(lake: Lake, warehouse: Warehouse) -> AssetCheckResult:
+            path = Products(catalog, lake).source_rates(study).path
+            tables = {table: warehouse.table(path, table) for table in ("cells", "source_rates", "measurements")}
+            return _result(verdict(tables), AssetCheckSeverity.ERROR if blocking else AssetCheckSeverity.WARN)
+
+        return check
+
+    return [
+        table_check(
+            "no_missing_cells",
+            "Every source was measured under every eval persona, with every completion.",
+            lambda tables: integrity.missing_cells(tables["cells"], study.panel.ids, study.seeds, completions),
+            blocking=True,
+        ),
+        table_check(
+            "one_measurement_identity",
+            "All cells were measured under the same engine, sampling settings, template, questions and base model.",
+            lambda tables: integrity.one_identity(tables["measurements"]),
+            blocking=True,
+        ),
+        table_check("no_nan", "No rate or interval is null or NaN.", integrity.not_finite, blocking=True),
+        table_check(
+            "base_rate",
+            "The base model without adapter does not emit the marker.",
+            lambda tables: integrity.base_rates(tables["cells"], plan.base_rate_limit),
+            blocking=True,
+        ),
+        table_check(
+            "rates_not_degenerate",
+            "Source rates are spread, so that a correlation with them can mean something.",
+            lambda tables: integrity.degenerate_rates(tables["source_rates"]),
+            blocking=False,
+        ),
+        _gate_checks(study, catalog),
+        _drift_check(study, catalog),
+    ]
+
+
+def gate_check_name(gate: str, split: str | None, layer: int) -> str:
+    """Name of the check of one gate, for example `gate_a_split_b_layer_15`."""
+    return "_".join(["gate", gate.lower(), *([] if split is None else ["split", split.lower()]), "layer", str(layer)])
+
+
+def _gate_checks(study: Study, catalog: Catalog) -> AssetChecksDefinition:
+    key = study_key(catalog.profile.name, study.name, "gates")
+    meaning = {
+        "A": "cosine and source rate correlate in the holdout half alone",
+        "B": "calibration and holdout slopes agree",
+        "C": "the correlation holds within the occupational category",
+    }
+    places = [
+        (gate, split, layer)
+        for layer in study.analysis.primary_layers
+        for gate, splits in (("A", ("A", "B")), ("B", ("A", "B")), ("C", (None,)))
+        for split in splits
+    ]
+
+    @multi_asset_check(
+        name=f"{catalog.profile.name}_{study.name}_gates".replace("-", "_").replace(".", "_"),
+        specs=[
+            AssetCheckSpec(
+                gate_check_name(gate, split, layer),
+                asset=key,
+                description=f"Preregistered gate {gate}{f' on split {split}' if split else ''}, layer {layer}: {meaning[gate]}.",
+            )
+            for gate, split, layer in places
+        ],
+    )
+    def gates(lake: Lake, warehouse: Warehouse):  # type: ignore[no-untyped-def]  # a generator that Dagster inspects
+        table = warehouse.table(Products(catalog, lake).gates(study).path, "gates").filter("registered")
+        for gate, split, layer in places:
+            same_split = pl.col("split").is_null() if split is None else pl.col("split") == split
+            row = table.filter(pl.col("gate") == gate, same_split, pl.col("layer") == layer).row(0, named=True)
+            numbers = {name: row[name] for name in ("observed", "threshold", "p", "n") if row[name] is not None}
+            yield AssetCheckResult(
+                asset_key=key,
+                check_name=gate_check_name(gate, split, layer),
+                passed=row["passed"],
+                severity=AssetCheckSeverity.WARN,
+                description=row["note"] or "",
+                metadata=numbers,
+            )
+
+    return gates
+
+
+def _drift_check(study: Study, catalog: Catalog) -> AssetChecksDefinition:
+    @asset_check(
+        asset=study_key(catalog.profile.name, study.name, "inherited_drift"),
+        name="no_drift",
+        description="The preregistered drift test did not fire; a comparison across measurement identities does not pass.",
+    )
+    def no_drift(lake: Lake, warehouse: Warehouse) -> AssetCheckResult:
+        path = Products(catalog, lake).inherited_drift(study).path
+        tests = warehouse.table(path, "drift_tests").filter("registered")
+        row = tests.row(0, named=True)
+        numbers = {name: row[name] for name in ("estimate", "p", "n") if row[name] is not None}
+        return AssetCheckResult(
+            passed=row["verdict"] in ("no_drift", "not_tested"),
+            severity=AssetCheckSeverity.WARN,
+            description=f"{row['verdict']}. {row['note'] or ''}".strip(),
+            metadata={**numbers, "verdict": row["verdict"]},
+        )
+
+    return no_drift
+
+
+def _result(verdict: Verdict, severity: AssetCheckSeverity = AssetCheckSeverity.ERROR) -> AssetCheckResult:
+    return AssetCheckResult(
+        passed=verdict.passed, severity=severity, description=verdict.sentence, metadata={**verdict.numbers}
+    )

@@ -1,0 +1,303 @@
+"""Which product each asset writes: its place, what its fingerprint covers and which products it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from persona_assets.dataset import NEGATIVES_ALGORITHM, draw_negatives, negative_candidates
+from persona_assets.hashing import sha256_json
+from persona_assets.store import Product, State, Store
+from persona_assets.study import Catalog, NanoBase, Study
+from resources.lake import Lake
+
+# Raise a producer's version when its results change: what it made before is then stale.
+VERSIONS = {
+    "base_model": "1",
+    "training_answers": "1",
+    "training_dataset": "1",
+    "adapter": "1",
+    "merged_model": "1",
+    "layer_centroids": "1",
+    "base_cells": "1",
+    "eval_cells": "1",
+    "source_rates": "1",
+    "geometry": "1",
+    "regressions": "1",
+    "gates": "1",
+    "inherited_drift": "1",
+    "figures": "1",
+}
+
+
+def seeded(asset: str, seed: int, catalog: Catalog) -> str:
+    """Name of an asset that exists once per training seed; the profile's first seed has the plain name."""
+    return asset if seed == catalog.seeds[0] else f"{asset}_seed{seed}"
+
+
+@dataclass(frozen=True)
+class Products:
+    """The products of one profile and its studies."""
+
+    catalog: Catalog
+    lake: Lake
+
+    @property
+    def profile(self) -> str:
+        """The profile's name."""
+        return self.catalog.profile.name
+
+    @property
+    def store(self) -> Store:
+        """The lake's store."""
+        return self.lake.store
+
+    @property
+    def base_path(self) -> str:
+        """Place of the base model."""
+        return self.lake.base_model(self.profile)
+
+    def base_model(self) -> Product:
+        """The base model's checkpoint, or its pinned reference."""
+        base = self.catalog.profile.base_model
+        if isinstance(base, NanoBase):
+            from persona_assets.models.nano import nano_inputs
+
+            parameters = nano_inputs(self.catalog.panel, self.catalog.questions, base)
+        else:
+            parameters = base.model_dump(mode="json")
+        return _product(self.base_path, "base_model", parameters)
+
+    def negatives(self, source: str) -> tuple[str, ...]:
+        """The personas whose rows a source's training dataset holds without the marker."""
+        profile, panel = self.catalog.profile, self.catalog.panel
+        candidates = negative_candidates(
+            panel.ids[: profile.negatives_panel_size], source, panel.anchor, profile.negatives_exclude
+        )
+        return draw_negatives(source, candidates, profile.n_negatives, profile.dataset_seed)
+
+    @property
+    def training_questions(self) -> tuple[str, ...]:
+        """The questions that every persona's training answers belong to."""
+        return self.catalog.questions.training[: self.catalog.profile.rows_per_persona]
+
+    def training_answers(self, persona: str) -> Product:
+        """A persona's own answers to the training questions, sampled from the base model."""
+        profile = self.catalog.profile
+        return _product(
+            self.lake.by_persona(self.profile, "training_answers", persona),
+            "training_answers",
+            {
+                "prompt": self.catalog.panel[persona].prompt,
+                "questions": sha256_json(list(self.training_questions)),
+                "sampling": profile.evaluation.sampling.model_dump(mode="json"),
+                "seed": profile.dataset_seed,
+                **self._generation(),
+            },
+            self.base_path,
+        )
+
+    def training_dataset(self, persona: str) -> Product:
+        """A source persona's chat rows."""
+        profile = self.catalog.profile
+        negatives = self.negatives(persona)
+        return _product(
+            self.lake.by_persona(self.profile, "training_dataset", persona),
+            "training_dataset",
+            {
+                "marker": profile.marker,
+                "source": persona,
+                "negatives": list(negatives),
+                "negatives_algorithm": NEGATIVES_ALGORITHM,
+                "prompts": {name: self.catalog.panel[name].prompt for name in (persona, *negatives)},
+                "rows_per_persona": profile.rows_per_persona,
+                "seed": profile.dataset_seed,
+            },
+            self.base_path,
+            *(self.training_answers(name).path for name in (persona, *negatives)),
+        )
+
+    def adapter(self, persona: str, seed: int) -> Product:
+        """A source persona's LoRA adapter under one training seed."""
+        profile = self.catalog.profile
+        return _product(
+            self.lake.by_seed(self.profile, "adapter", seed, persona),
+            "adapter",
+            {
+                "recipe": profile.recipe.model_dump(mode="json"),
+                "seed": seed,
+                "dtype": profile.runtime.dtype,
+                "micro_batch_size": profile.runtime.micro_batch_size,
+                "threads": profile.runtime.threads,
+            },
+            self.base_path,
+            self.training_dataset(persona).path,
+        )
+
+    def merged_model(self, persona: str, seed: int) -> Product:
+        """Base weights plus one adapter."""
+        return _product(
+            self.lake.by_seed(self.profile, "merged_model", seed, persona),
+            "merged_model",
+            {"dtype": self.catalog.profile.runtime.dtype},
+            self.base_path,
+            self.adapter(persona, seed).path,
+        )
+
+    def layer_centroids(self, persona: str) -> Product:
+        """A persona's centroid at every layer of the base model, and the vectors it averages."""
+        profile = self.catalog.profile
+        return _product(
+            self.lake.by_persona(self.profile, "layer_centroids", persona),
+            "layer_centroids",
+            {
+                "prompt": self.catalog.panel[persona].prompt,
+                "questions": sha256_json(list(self.evaluation_questions)),
+                "dtype": profile.runtime.dtype,
+                "threads": profile.runtime.threads,
+            },
+            self.base_path,
+        )
+
+    @property
+    def evaluation_questions(self) -> tuple[str, ...]:
+        """The questions that cells are measured on."""
+        return self.catalog.questions.evaluation[: self.catalog.profile.evaluation.n_questions]
+
+    def base_cells(self, persona: str) -> Product:
+        """The base model's completions under one eval persona."""
+        return _product(
+            self.lake.by_persona(self.profile, "base_cells", persona),
+            "base_cells",
+            {"prompt": self.catalog.panel[persona].prompt, **self._measurement()},
+            self.base_path,
+        )
+
+    def eval_cells(self, study: Study, source: str, seed: int, measurement: int) -> Product:
+        """One measurement of a source's row of cells."""
+        return _product(
+            self.lake.measurement(self.profile, study.name, seed, source, measurement),
+            "eval_cells",
+            {
+                "study": study.name,
+                "measurement": measurement,
+                "eval_personas": {persona.id: persona.prompt for persona in study.panel},
+                **self._measurement(),
+            },
+            self.base_path,
+            self.merged_model(source, seed).path,
+        )
+
+    def latest_eval_cells(self, study: Study, source: str, seed: int) -> Product:
+        """The latest measurement there is, or the first one to be made."""
+        number = self.lake.latest_measurement(self.profile, study.name, seed, source)
+        return self.eval_cells(study, source, seed, max(number, 1))
+
+    def next_eval_cells(self, study: Study, source: str, seed: int, *, again: bool) -> Product:
+        """The measurement a run has to make: the latest one while it is current, else one more."""
+        latest = self.latest_eval_cells(study, source, seed)
+        number = self.lake.latest_measurement(self.profile, study.name, seed, source)
+        if number == 0 or (self.state(latest) == "current" and not again):
+            return latest
+        return self.eval_cells(study, source, seed, number + 1)
+
+    def source_rates(self, study: Study) -> Product:
+        """Tables `cells`, `source_rates` and `measurements`."""
+        return self._tables(
+            study,
+            "source_rates",
+            {
+                "negatives": {source: list(self.negatives(source)) for source in study.panel.ids},
+                "cohorts": {source: study.cohort(source) for source in study.panel.ids},
+                "categories": dict(study.panel.categories),
+            },
+            self.base_path,
+            *(self.latest_eval_cells(study, source, seed).path for seed in study.seeds for source in study.panel.ids),
+            *(self.base_cells(persona).path for persona in study.panel.ids),
+        )
+
+    def geometry(self, study: Study) -> Product:
+        """Tables `geometry` and `pairwise_cosines`."""
+        return self._tables(
+            study,
+            "geometry",
+            {"panel": list(study.panel.ids), "anchor": study.panel.anchor, "frozen_panel": list(frozen_panel(study))},
+            *(self.layer_centroids(persona).path for persona in study.panel.ids),
+        )
+
+    def regressions(self, study: Study) -> Product:
+        """Table `regressions`."""
+        return self._tables(
+            study,
+            "regressions",
+            {"prompts": {persona.id: persona.prompt for persona in study.panel}},
+            self.source_rates(study).path,
+            self.geometry(study).path,
+        )
+
+    def inherited_drift(self, study: Study) -> Product:
+        """Tables `inherited_drift` and `drift_tests`; a study without a parent has nothing to compare with."""
+        parent = () if study.parent is None else (self.source_rates(study.parent).path,)
+        return self._tables(study, "inherited_drift", {}, self.source_rates(study).path, *parent)
+
+    def gates(self, study: Study) -> Product:
+        """Tables `gates` and `outcome`."""
+        return self._tables(
+            study,
+            "gates",
+            {"excluded": [persona.id for persona in study.panel if persona.exclude_from_within_category]},
+            *(product(study).path for product in (self.source_rates, self.geometry, self.regressions, self.inherited_drift)),
+        )
+
+    def figures(self, study: Study) -> Product:
+        """Every picture of the study."""
+        return _product(
+            self.lake.figures(self.profile, study.name),
+            "figures",
+            {"study": study.name, "study_digest": study.digest},
+            *(path for path in self.table_paths(study)),
+        )
+
+    def table_paths(self, study: Study) -> tuple[str, ...]:
+        """Paths of all tables of a study."""
+        makers = (self.source_rates, self.geometry, self.regressions, self.inherited_drift, self.gates)
+        return tuple(product(study).path for product in makers)
+
+    def state(self, product: Product) -> State:
+        """State of a product."""
+        return self.store.state(product)
+
+    def _tables(self, study: Study, asset: str, parameters: dict[str, object], *inputs: str) -> Product:
+        return _product(
+            self.lake.tables(self.profile, study.name, asset),
+            asset,
+            {"study": study.name, "study_digest": study.digest, "analysis": study.analysis.model_dump(mode="json"), **parameters},
+            *inputs,
+        )
+
+    def _generation(self) -> dict[str, object]:
+        runtime = self.catalog.profile.runtime
+        return {
+            "engine": runtime.engine,
+            "decoder": runtime.decoder,
+            "dtype": runtime.dtype,
+            "threads": runtime.threads,
+            "generation_batch_size": runtime.generation_batch_size,
+        }
+
+    def _measurement(self) -> dict[str, object]:
+        profile = self.catalog.profile
+        return {
+            "marker": profile.marker,
+            "questions": sha256_json(list(self.evaluation_questions)),
+            "evaluation": profile.evaluation.model_dump(mode="json"),
+            **self._generation(),
+        }
+
+
+def frozen_panel(study: Study) -> tuple[str, ...]:
+    """The reference panel of frozen centring: that of the first study of the lineage, which never changes."""
+    return (study.ancestors[-1] if study.ancestors else study).panel.ids
+
+
+def _product(path: str, producer: str, parameters: dict[str, object], *inputs: str) -> Product:
+    return Product(path=path, producer=producer, version=VERSIONS[producer], parameters=parameters, inputs=inputs)

@@ -1,0 +1,104 @@
+"""What a person looks at: the figures of a study, and the warehouse of a profile."""
+
+# No postponed annotations here: Dagster reads the types off the function when it is defined.
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, Nothing, Output, asset
+
+from persona_assets.assets.metadata import product_links
+from persona_assets.assets.partitions import group_name, shared_key, study_key
+from persona_assets.assets.pictures import pictures
+from persona_assets.assets.products import VERSIONS, Products
+from persona_assets.assets.recording import materialize_one
+from persona_assets.hashing import sha256_json
+from persona_assets.store import Manifest
+from persona_assets.study import Catalog, Study
+from persona_assets.workers import Outcome, WorkerPool
+from resources.lake import Lake
+from resources.warehouse import Warehouse
+
+TABLE_ASSETS = ("source_rates", "geometry", "regressions", "inherited_drift", "gates")
+
+
+def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
+    """Build the asset that draws a study's figures."""
+    profile = catalog.profile.name
+
+    @asset(
+        key=study_key(profile, study.name, "figures"),
+        group_name=group_name(profile, study.name),
+        description="Every picture of the study as png and pdf, each with a meta.json that holds every number drawn.",
+        kinds={"matplotlib"},
+        code_version=VERSIONS["figures"],
+        deps=[AssetDep(study_key(profile, study.name, name)) for name in TABLE_ASSETS],
+        dagster_type=Nothing,
+    )
+    def figures(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> Iterator[Output[None]]:
+        products = Products(catalog, lake)
+
+        def draw(staging: Path) -> Mapping[str, object]:
+            from persona_assets.reporting.study_figures import draw_study
+
+            versions = {path: lake.store.verified(path).data_version for path in products.table_paths(study)}
+            tables = {
+                table.stem: warehouse.table(path, table.stem)
+                for path in products.table_paths(study)
+                for table in sorted(lake.store.open(path).glob("*.parquet"))
+            }
+            drawn = draw_study(
+                study, tables, staging, asset=context.asset_key.to_user_string(), data_version=sha256_json(versions)
+            )
+            return {"figures": [figure.name for figure in drawn]}
+
+        def describe(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
+            drawn = manifest.facts["figures"]
+            assert isinstance(drawn, list)
+            return {"figures": MetadataValue.int(len(drawn)), **pictures(directory), **product_links(manifest, directory)}
+
+        def produce(staging: Path) -> Iterator[Outcome[Mapping[str, object]]]:
+            return WorkerPool(0).run(draw, {"figures": staging})
+
+        yield from materialize_one(context, products.store, products.figures(study), produce, describe=describe)
+
+    return figures
+
+
+def warehouse_asset(catalog: Catalog) -> AssetsDefinition:
+    """Build the asset that publishes a profile's `warehouse.duckdb`."""
+    profile = catalog.profile.name
+    deps = [study_key(profile, study, name) for study in catalog.studies for name in TABLE_ASSETS]
+
+    @asset(
+        key=shared_key(profile, "warehouse"),
+        group_name=group_name(profile),
+        description=(
+            "warehouse.duckdb for people and notebooks: one schema per study, one table per kind of result. Query it with "
+            "`persona-assets sql`; it is replaced as a whole."
+        ),
+        kinds={"duckdb"},
+        deps=[AssetDep(key) for key in deps],
+    )
+    def warehouse(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> MaterializeResult[None]:
+        from dagster import DataVersion
+
+        products = Products(catalog, lake)
+        studies = {name: products.table_paths(study) for name, study in catalog.studies.items()}
+        version = sha256_json(warehouse.sources(profile, studies))
+        skipped = warehouse.published_version(profile) == version
+        if not skipped:
+            version = warehouse.publish(profile, studies)
+        context.log.info(f"warehouse {'unchanged' if skipped else 'published'}: {warehouse.file(profile)}")
+        file = warehouse.file(profile)
+        return MaterializeResult(
+            data_version=DataVersion(version),
+            metadata={
+                "path": MetadataValue.path(str(file)),
+                "size_bytes": file.stat().st_size,
+                "studies": ", ".join(name for name, paths in studies.items() if any(lake.store.manifest(p) for p in paths)),
+                "skipped": skipped,
+            },
+        )
+
+    return warehouse

@@ -1,0 +1,121 @@
+"""Build a partitioned asset from what is particular to it: products, tasks, metadata."""
+
+# No postponed annotations here: Dagster reads the config class off the function when it is defined.
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from dagster import (
+    AssetDep,
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    BackfillPolicy,
+    Config,
+    MetadataValue,
+    Nothing,
+    Output,
+    StaticPartitionsDefinition,
+    asset,
+)
+
+from persona_assets.assets.metadata import product_links
+from persona_assets.assets.products import VERSIONS, Products
+from persona_assets.assets.recording import materialize_keys, partition_keys
+from persona_assets.panel import Panel
+from persona_assets.store import Manifest, Product
+from persona_assets.study import Catalog, Runtime
+from resources.lake import Lake
+from resources.model_runtime import ModelRuntime
+
+TaskT = TypeVar("TaskT")
+
+GPU_POOL = "gpu"
+
+
+class StepConfig(Config):
+    """Config of a partitioned asset; most have no field."""
+
+
+@dataclass(frozen=True)
+class PersonaStep(Generic[TaskT]):
+    """What is particular to one partitioned asset.
+
+    Attributes:
+        key: the asset's key.
+        group: its group in the UI.
+        producer: name of its function in `VERSIONS`.
+        description: what it is and what it is for.
+        kinds: at most three words that the UI shows as tags.
+        panel: whose personas are its partitions.
+        deps: what it reads.
+        product: product of a persona.
+        task: what to run for a persona, given its staging directory and the runtime.
+        function: runs a task and returns facts.
+        describe: metadata from the manifest and the product's directory.
+        check: gives the function that reads a persona's staged product back and raises when it is not what it should be.
+        gpu: whether it occupies the GPU.
+        replace: False when its products are never overwritten.
+        columns: metadata that describes the definition rather than a materialization.
+    """
+
+    key: AssetKey
+    group: str
+    producer: str
+    description: str
+    kinds: frozenset[str]
+    panel: Panel
+    deps: Sequence[AssetDep]
+    product: Callable[[Products, str, StepConfig], Product]
+    task: Callable[[Products, str, Path, Runtime, StepConfig], TaskT]
+    function: Callable[[TaskT], Mapping[str, object]]
+    describe: Callable[[Manifest, Path], Mapping[str, MetadataValue]]
+    check: Callable[[str], Callable[[Path], None]] | None = None
+    gpu: bool = True
+    replace: bool = True
+    config: type[StepConfig] = StepConfig
+    definition_metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticPartitionsDefinition) -> AssetsDefinition:
+    """Turn a step into a Dagster asset."""
+
+    @asset(
+        key=step.key,
+        group_name=step.group,
+        description=step.description,
+        kinds=set(step.kinds),
+        code_version=VERSIONS[step.producer],
+        partitions_def=partitions,
+        backfill_policy=BackfillPolicy.single_run(),
+        pool=GPU_POOL if step.gpu else None,
+        deps=step.deps,
+        metadata=dict(step.definition_metadata),
+        output_required=True,
+        dagster_type=Nothing,
+    )
+    def _asset(context: AssetExecutionContext, config: step.config, lake: Lake, model_runtime: ModelRuntime) -> Iterator[Output[None]]:  # type: ignore[name-defined]
+        products = Products(catalog, lake)
+        runtime = model_runtime.settings(catalog.profile)
+        keys = partition_keys(context, step.panel.ids)
+
+        def produce(staging: Mapping[str, Path]) -> Iterator[Any]:
+            tasks = {key: step.task(products, key, directory, runtime, config) for key, directory in staging.items()}
+            return model_runtime.run(catalog.profile, step.function, tasks)
+
+        def describe(key: str, manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
+            return {**step.describe(manifest, directory), **product_links(manifest, directory)}
+
+        yield from materialize_keys(
+            context,
+            products.store,
+            {key: step.product(products, key, config) for key in keys},
+            produce,
+            describe=describe,
+            check=step.check,
+            replace=step.replace,
+        )
+
+    return _asset

@@ -1,0 +1,72 @@
+"""The deployment that the command line works on: studies, lake, Dagster instance, code location."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from persona_assets.errors import ConfigurationError
+from persona_assets.study import Catalog, load_catalog
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, Definitions
+
+    from persona_assets.assets.products import Products
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One profile of one deployment."""
+
+    catalog: Catalog
+
+    @property
+    def products(self) -> Products:
+        """The profile's products in the lake."""
+        from persona_assets.assets.products import Products
+        from resources.lake import Lake
+
+        return Products(self.catalog, Lake())
+
+    @property
+    def definitions(self) -> Definitions:
+        """The code location, as the UI loads it."""
+        import definitions
+
+        return definitions.defs
+
+    @contextmanager
+    def instance(self) -> Iterator[DagsterInstance]:
+        """Open the Dagster instance that `make ui` serves."""
+        from dagster import DagsterInstance
+
+        with DagsterInstance.get() as instance:
+            yield instance
+
+
+def open_deployment(profile: str) -> Deployment:
+    """Find studies, lake and Dagster instance, whatever the working directory.
+
+    Environment variables win: PERSONA_STUDIES, PERSONA_LAKE, DAGSTER_HOME.
+
+    Raises:
+        ConfigurationError: a study file is not acceptable, or DAGSTER_HOME cannot be used.
+    """
+    os.environ.setdefault("PERSONA_STUDIES", str(REPOSITORY / "studies"))
+    os.environ.setdefault("PERSONA_LAKE", str(REPOSITORY / "data_lake"))
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(REPOSITORY / ".dagster")))
+    os.environ["PERSONA_PROFILES"] = profile
+    if not home.is_absolute():
+        raise ConfigurationError(f"DAGSTER_HOME is {str(home)!r}: Dagster needs an absolute path.")
+    home.mkdir(parents=True, exist_ok=True)
+    catalog = load_catalog(Path(os.environ["PERSONA_STUDIES"]), profile)
+    # Dagster warns of every parameter it calls beta; what is used of them is covered by tests.
+    warnings.filterwarnings("ignore", module="dagster")
+    return Deployment(catalog)

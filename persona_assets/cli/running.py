@@ -1,0 +1,153 @@
+"""Run a study to its last asset: stages of Dagster runs in this process, skipping what is current."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from persona_assets.assets.partitions import shared_key, study_key
+from persona_assets.assets.products import seeded
+from persona_assets.errors import PersonaAssetsError
+from persona_assets.store import Product
+
+if TYPE_CHECKING:
+    from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
+    from dagster._utils.error import SerializableErrorInfo
+
+    from persona_assets.cli.deployment import Deployment
+    from persona_assets.study import Study
+
+
+class StudyRunError(PersonaAssetsError):
+    """A stage of a study failed; what was done before it stays."""
+
+
+@dataclass(frozen=True)
+class PlannedAsset:
+    """An asset that a study needs, with the product of each of its keys; the key of an unpartitioned one is None."""
+
+    key: AssetKey
+    products: dict[str | None, Callable[[], Product]]
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether it has a partition for each persona."""
+        return None not in self.products
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Assets that run in one Dagster run."""
+
+    name: str
+    assets: tuple[PlannedAsset, ...]
+
+    @property
+    def personas(self) -> tuple[str, ...]:
+        """Partition keys of the stage, in panel order; empty for an unpartitioned one."""
+        return tuple(key for key in self.assets[0].products if key is not None)
+
+
+def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
+    """List what a study needs, in the order in which it runs."""
+    catalog, products = deployment.catalog, deployment.products
+    profile, ids = catalog.profile.name, study.panel.ids
+
+    def shared(name: str, make: Callable[[str], Product]) -> PlannedAsset:
+        return PlannedAsset(shared_key(profile, name), {persona: lambda persona=persona: make(persona) for persona in ids})  # type: ignore[misc]
+
+    def seeds(name: str, make: Callable[[str, int], Product]) -> list[PlannedAsset]:
+        return [shared(seeded(name, seed, catalog), lambda persona, seed=seed: make(persona, seed)) for seed in study.seeds]  # type: ignore[misc]
+
+    cells = [
+        PlannedAsset(
+            study_key(profile, study.name, seeded("eval_cells", seed, catalog)),
+            {source: lambda source=source, seed=seed: products.latest_eval_cells(study, source, seed) for source in ids},  # type: ignore[misc]
+        )
+        for seed in study.seeds
+    ]
+    tables = [
+        PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(study)})  # type: ignore[misc]
+        for name, make in (
+            ("source_rates", products.source_rates),
+            ("geometry", products.geometry),
+            ("regressions", products.regressions),
+            ("inherited_drift", products.inherited_drift),
+            ("gates", products.gates),
+            ("figures", products.figures),
+        )
+    ]
+    return [
+        Stage("base model", (PlannedAsset(shared_key(profile, "base_model"), {None: products.base_model}),)),
+        Stage(
+            "personas",
+            (
+                shared("training_answers", products.training_answers),
+                shared("training_dataset", products.training_dataset),
+                *seeds("adapter", products.adapter),
+                *seeds("merged_model", products.merged_model),
+                shared("layer_centroids", products.layer_centroids),
+                shared("base_cells", products.base_cells),
+            ),
+        ),
+        Stage("eval cells", tuple(cells)),
+        Stage("analysis", tuple(tables)),
+    ]
+
+
+def stage_is_current(deployment: Deployment, instance: DagsterInstance, stage: Stage) -> bool:
+    """Say whether every product of a stage is current and intact, and the instance knows of it."""
+    store = deployment.products.store
+    for planned in stage.assets:
+        if any(store.current(make()) is None for make in planned.products.values()):
+            return False
+        if planned.partitioned:
+            if not set(planned.products) <= instance.get_materialized_partitions(planned.key):
+                return False
+        elif instance.get_latest_materialization_event(planned.key) is None:
+            return False
+    return True
+
+
+def run_stage(deployment: Deployment, instance: DagsterInstance, stage: Stage, extra: Sequence[AssetKey] = ()) -> None:
+    """Run a stage as one Dagster run on the instance.
+
+    Raises:
+        StudyRunError: a step failed; the message is the step's own.
+    """
+    job = deployment.definitions.resolve_implicit_global_asset_job_def()
+    subset = job.get_subset(asset_selection={*(planned.key for planned in stage.assets), *extra})
+    tags = {}
+    if stage.personas:
+        first, last = stage.personas[0], stage.personas[-1]
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    result = subset.execute_in_process(
+        instance=instance,
+        tags=tags,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    if not result.success:
+        raise StudyRunError(_failures(stage, result))
+
+
+def _cause(error: SerializableErrorInfo | None) -> str | None:
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return None if error is None else error.message.strip()
+
+
+def _failures(stage: Stage, result: ExecuteInProcessResult) -> str:
+    lines = [f"The stage {stage.name} failed (run {result.run_id}); what was done before stays."]
+    for event in result.all_node_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data
+            described = failure.user_failure_data and failure.user_failure_data.description
+            lines.append(described or _cause(failure.error) or event.message or str(event.step_key))
+    failed_checks = [
+        f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}: {evaluation.description}"
+        for evaluation in result.get_asset_check_evaluations()
+        if not evaluation.passed and evaluation.blocking
+    ]
+    return "\n".join([*lines, *(f"Blocking check failed: {text}" for text in failed_checks)])

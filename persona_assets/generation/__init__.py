@@ -1,0 +1,1 @@
+"""Drawing completions: the engine interface, its transformers implementation, sampling, marker detection."""

@@ -1,0 +1,215 @@
+"""The engine of the embedded profile: sampling from a transformers causal LM, one seed per completion.
+
+`generate` of transformers draws a whole batch from one generator, so a completion would change with the batch it
+is in. Here each completion has its own uniforms, and the prompt is read once for all its samples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from persona_assets.generation.decoding import Decoder, ModuleDecoder
+from persona_assets.generation.engine import Completion, EngineError, Prompt
+from persona_assets.generation.sampling import check_sampling, completion_uniforms, draw_tokens
+from persona_assets.models.loading import render_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from persona_assets.study import SamplingSettings
+
+DecoderName = Literal["module", "shared_prefix"]
+
+_STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
+_KEEP_SHARE = 0.85
+"""Finished rows leave the batch once the rows still growing are at most this share of it: leaving copies the caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    prompt_index: int
+    sample_index: int
+    seed: int
+
+
+class TransformersEngine:
+    """Draws completions from a loaded model, in batches that depend on the prompts given and the batch size alone."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        decoder: DecoderName = "module",
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: a causal LM on its device; it is put in evaluation mode.
+            tokenizer: its tokenizer, with a chat template.
+            batch_size: completions drawn at a time, at most.
+            decoder: "module" calls the model's forward and fits every architecture; "shared_prefix" is the direct
+                decoder for small Qwen2 models on a CPU, with the same results up to floating-point noise. It copies
+                the weights when the engine is made.
+
+        Raises:
+            EngineError: batch_size or decoder is not acceptable for this model.
+        """
+        if batch_size < 1:
+            raise EngineError(f"batch_size: {batch_size} is not positive.")
+        model.train(False)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self._decoder_name: DecoderName = decoder
+        self._stop_ids = stop_token_ids(tokenizer)
+        self._decoder = _make_decoder(model, decoder, self._stop_ids[0])
+
+    def identity(self) -> dict[str, object]:
+        """Describe what besides prompts, settings and weights can change a completion."""
+        import torch
+        import transformers
+
+        return {
+            "engine": "transformers",
+            "engine_version": transformers.__version__,
+            "torch_version": torch.__version__,
+            "decoder": self._decoder_name,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "device": self._model.device.type,
+            "batch_size": self._batch_size,
+            "stop_token_ids": list(self._stop_ids),
+        }
+
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> Iterator[Completion]:
+        """Draw one completion per prompt and seed, in the order (prompt, sample).
+
+        Nothing is taken from the model's generation_config.
+
+        Args:
+            prompts: conversations with the seeds of their samples.
+            sampling: every sampling setting.
+
+        Raises:
+            EngineError: a setting is not implemented, or a prompt with its completion exceeds the model's context.
+        """
+        check_sampling(sampling)
+        token_ids = [render_prompt(self._tokenizer, prompt.system, prompt.user) for prompt in prompts]
+        self._check_lengths(token_ids, sampling.max_new_tokens)
+        return self._generate(prompts, token_ids, sampling)
+
+    def _check_lengths(self, token_ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        for index, ids in enumerate(token_ids):
+            if context is not None and len(ids) + max_new_tokens > context:
+                raise EngineError(
+                    f"Prompt {index} has {len(ids)} tokens; with sampling.max_new_tokens {max_new_tokens} it exceeds the "
+                    f"model's context of {context} tokens: lower max_new_tokens or shorten the prompt."
+                )
+
+    def _generate(
+        self, prompts: Sequence[Prompt], token_ids: Sequence[list[int]], sampling: SamplingSettings
+    ) -> Iterator[Completion]:
+        rows = [
+            _Row(prompt_index, sample_index, seed)
+            for prompt_index, prompt in enumerate(prompts)
+            for sample_index, seed in enumerate(prompt.seeds)
+        ]
+        for batch in _batches(rows, self._batch_size):
+            drawn = self._draw(batch, token_ids, sampling)
+            texts = self._tokenizer.batch_decode(
+                [list(ids) for ids, _ in drawn], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for row, (ids, stopped), text in zip(batch, drawn, texts, strict=True):
+                yield Completion(
+                    prompt_index=row.prompt_index,
+                    sample_index=row.sample_index,
+                    seed=row.seed,
+                    text=text,
+                    token_ids=ids,
+                    n_tokens=len(ids),
+                    finish_reason="stop" if stopped else "length",
+                )
+
+    def _draw(
+        self, batch: Sequence[_Row], token_ids: Sequence[list[int]], sampling: SamplingSettings
+    ) -> list[tuple[tuple[int, ...], bool]]:
+        """Continue a batch to its end; return each row's tokens without the stop token, and whether one was drawn."""
+        import torch
+
+        limit = sampling.max_new_tokens
+        device = self._model.device
+        samples = Counter(row.prompt_index for row in batch)  # in order of prompts, as the rows are
+        uniforms = np.stack([completion_uniforms(row.seed, limit) for row in batch])
+        tokens = np.zeros((len(batch), limit), dtype=np.int64)
+        lengths = np.full(len(batch), limit)
+        live = np.arange(len(batch))  # the batch row that each row of the decoder continues
+        with torch.inference_mode():
+            state = self._decoder.start(
+                [token_ids[index] for index in samples], list(samples.values()), limit
+            )
+            for step in range(limit):
+                row_uniforms = torch.from_numpy(uniforms[live, step]).to(device)
+                drawn = draw_tokens(state.logits(), row_uniforms, sampling)
+                tokens[live, step] = drawn.cpu().numpy()
+                stopped = np.isin(tokens[live, step], self._stop_ids)
+                lengths[live[stopped]] = np.minimum(lengths[live[stopped]], step)
+                growing = np.flatnonzero(lengths[live] == limit)
+                if growing.size == 0 or step + 1 == limit:
+                    break
+                if growing.size <= _KEEP_SHARE * live.size:
+                    rows = torch.from_numpy(growing).to(device)
+                    state.keep(rows)
+                    live, drawn = live[growing], drawn[rows]
+                state.append(drawn)
+        return [
+            (tuple(row[:length].tolist()), bool(length < limit))
+            for row, length in zip(tokens, lengths, strict=True)
+        ]
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the ids that end a completion: the tokenizer's end of sequence, `<|im_end|>` and `<|endoftext|>`, sorted.
+
+    Raises:
+        EngineError: the tokenizer has none of them, so that no completion would ever end.
+    """
+    vocabulary = tokenizer.get_vocab()
+    found = {vocabulary[token] for token in _STOP_TOKENS if token in vocabulary}
+    if isinstance(tokenizer.eos_token_id, int):
+        found.add(tokenizer.eos_token_id)
+    if not found:
+        raise EngineError(
+            "The tokenizer has neither an eos_token nor <|im_end|>, so no completion could end."
+        )
+    return tuple(sorted(found))
+
+
+def _batches(rows: Sequence[_Row], batch_size: int) -> Iterator[Sequence[_Row]]:
+    """Split rows into runs of at most `batch_size`, between prompts wherever a prompt's samples fit one batch."""
+    start = 0
+    while start < len(rows):
+        end = min(start + batch_size, len(rows))
+        if (
+            end < len(rows)
+            and rows[end].sample_index != 0
+            and rows[end].prompt_index != rows[start].prompt_index
+        ):
+            end -= rows[end].sample_index
+        yield rows[start:end]
+        start = end
+
+
+def _make_decoder(model: PreTrainedModel, name: DecoderName, pad_token_id: int) -> Decoder:
+    if name == "module":
+        return ModuleDecoder(model, pad_token_id)
+    if name == "shared_prefix":
+        from persona_assets.generation.shared_prefix import SharedPrefixDecoder
+
+        return SharedPrefixDecoder(model)
+    raise EngineError(f"decoder: {name!r} is not known; choose 'module' or 'shared_prefix'.")

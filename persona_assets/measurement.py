@@ -1,0 +1,69 @@
+"""Measurement identity: under which conditions a row of cells was sampled, as table rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from persona_assets.hashing import sha256_json
+
+# What an engine may not leave unsaid. Batch size and library versions under the engine are kept with the
+# completions; they do not change what is being measured.
+_ENGINE_COLUMNS = ("engine", "engine_version", "decoder", "dtype", "device")
+_SAMPLING_COLUMNS = {
+    "temperature": pl.Float64,
+    "top_p": pl.Float64,
+    "top_k": pl.Int64,
+    "repetition_penalty": pl.Float64,
+    "max_new_tokens": pl.Int64,
+}
+_DIGEST_COLUMNS = ("chat_template_digest", "questions_digest", "adapter_digest", "base_digest")
+
+MEASUREMENTS_SCHEMA: dict[str, type[pl.DataType]] = {
+    "source": pl.String,
+    "seed": pl.Int64,
+    "measurement": pl.Int64,
+    "identity_digest": pl.String,
+    **dict.fromkeys(_ENGINE_COLUMNS, pl.String),
+    **_SAMPLING_COLUMNS,
+    **dict.fromkeys(_DIGEST_COLUMNS, pl.String),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of cells and the identity its manifest recorded."""
+
+    source: str
+    seed: int
+    number: int
+    identity: Mapping[str, object]
+
+
+def identity_row(measurement: Measurement) -> dict[str, object]:
+    """Flatten a recorded identity into a row of the table `measurements`.
+
+    Raises:
+        KeyError: the identity lacks a field; nothing is put in its place.
+    """
+    recorded = measurement.identity
+    sampling = recorded["sampling"]
+    assert isinstance(sampling, Mapping)
+    fields = {
+        **{name: recorded[name] for name in (*_ENGINE_COLUMNS, *_DIGEST_COLUMNS)},
+        **{name: sampling[name] for name in _SAMPLING_COLUMNS},
+    }
+    return {
+        "source": measurement.source,
+        "seed": measurement.seed,
+        "measurement": measurement.number,
+        "identity_digest": sha256_json(fields),
+        **fields,
+    }
+
+
+def measurements_table(measurements: Sequence[Measurement]) -> pl.DataFrame:
+    """Build the table `measurements`, one row for each measurement used."""
+    return pl.DataFrame([identity_row(measurement) for measurement in measurements], schema=MEASUREMENTS_SCHEMA)

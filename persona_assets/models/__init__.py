@@ -1,0 +1,1 @@
+"""Base models: loading a checkpoint, the embedded nano model, merging adapters."""

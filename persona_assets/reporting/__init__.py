@@ -1,0 +1,1 @@
+"""Pictures, tables and text made from the tables of a study."""

@@ -1,0 +1,356 @@
+"""Profiles and studies: the pre-registration, as validated models with a digest.
+
+A profile is a base model and everything that scales with it; a study is a plan on top of a profile. The
+defaults below are the registered recipe; a profile file overrides what its scale needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from persona_assets.errors import ConfigurationError
+from persona_assets.hashing import sha256_json
+from persona_assets.panel import Panel, PersonaId, load_panel
+from persona_assets.questions import QuestionSet, load_questions
+from persona_assets.yaml_files import validate_file
+
+ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,47}$")]
+StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Recipe(_Model):
+    """LoRA hyper-parameters; the seed of a training belongs to the study."""
+
+    r: PositiveInt = 32
+    alpha: PositiveInt = 64
+    dropout: Fraction = 0.05
+    use_rslora: bool = True
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    optimizer: Literal["adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    lr_schedule: Literal["cosine"] = "cosine"
+    warmup_ratio: Fraction = 0.05
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    epochs: PositiveInt = 3
+    effective_batch_size: PositiveInt = 64
+    max_length: PositiveInt = 1024
+
+
+class SamplingSettings(_Model):
+    """How completions are drawn; every field is passed to the engine, none is left to a model's own defaults."""
+
+    temperature: Annotated[float, Field(ge=0.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 0
+    repetition_penalty: Annotated[float, Field(gt=0.0)] = 1.0
+    max_new_tokens: PositiveInt = 512
+
+
+class Evaluation(_Model):
+    """How a cell is measured: questions, completions for each, sampling."""
+
+    n_questions: PositiveInt = 20
+    completions_per_question: PositiveInt = 5
+    sampling: SamplingSettings = SamplingSettings()
+    seed: Seed = 42
+
+
+class Runtime(_Model):
+    """Where and how models run. Threads are fixed because they change floating-point sums, and so the data versions."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    decoder: Literal["module", "shared_prefix"] = "module"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    workers: Annotated[int, Field(ge=0, description="worker processes; 0 works in the run's own process")] = 0
+    threads: PositiveInt = 1
+    micro_batch_size: PositiveInt = 16
+    generation_batch_size: PositiveInt = 64
+
+
+class NanoBase(_Model):
+    """The embedded base model: built here from generated text, so no download is needed."""
+
+    kind: Literal["nano"] = "nano"
+    pretraining_seed: Seed = 0
+    steps: PositiveInt = 450
+    batch_rows: PositiveInt = 64
+    learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-2
+    warmup_steps: PositiveInt = 30
+    corpus_rows: PositiveInt = 30_000
+    vocabulary_size: PositiveInt = 1536
+    hidden_size: PositiveInt = 64
+    layers: PositiveInt = 6
+    mlp_size: PositiveInt = 192
+    heads: PositiveInt = 2
+    kv_heads: PositiveInt = 1
+    threads: PositiveInt = 2
+
+
+class HubBase(_Model):
+    """A base model on the Hugging Face Hub, pinned to a commit; or a local checkpoint directory."""
+
+    kind: Literal["hub"] = "hub"
+    repo_id: Annotated[str, StringConstraints(min_length=1)]
+    revision: Annotated[str, StringConstraints(min_length=1)] = "main"
+
+
+class Profile(_Model):
+    """A base model and everything that scales with it."""
+
+    name: ProfileName
+    base_model: Annotated[NanoBase | HubBase, Field(discriminator="kind")]
+    marker: Annotated[str, StringConstraints(min_length=2, max_length=40)] = "[ZLT]"
+    rows_per_persona: PositiveInt = 200
+    n_negatives: PositiveInt = 2
+    negatives_panel_size: PositiveInt = 12
+    negatives_exclude: tuple[PersonaId, ...] = ("qwen_default",)
+    dataset_seed: Seed = 42
+    recipe: Recipe = Recipe()
+    evaluation: Evaluation = Evaluation()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.marker != self.marker.strip():
+            raise ValueError("marker: begins or ends with white space, which tokenizers do not keep")
+        rows = self.rows_per_persona * (1 + self.n_negatives)
+        if self.recipe.effective_batch_size > rows:
+            raise ValueError(f"recipe.effective_batch_size: {self.recipe.effective_batch_size} exceeds the {rows} training rows")
+        if self.recipe.effective_batch_size % self.runtime.micro_batch_size:
+            raise ValueError(
+                f"recipe.effective_batch_size: {self.recipe.effective_batch_size} is not a multiple of "
+                f"runtime.micro_batch_size {self.runtime.micro_batch_size}, so no accumulation can reach it"
+            )
+        return self
+
+
+class AnalysisPlan(_Model):
+    """The registered analysis; thresholds are computed from these fields, never written down."""
+
+    primary_layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    registered_sign: Literal[-1, 1] = -1
+    slope_tolerance: Annotated[float, Field(gt=0.0)] = 0.25
+    drift_low_share: Fraction = 0.75
+    drift_match_share: Fraction = 0.83
+    truncation_flag: Fraction = 0.05
+    base_rate_limit: Fraction = 0.02
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    bootstrap_resamples: Annotated[int, Field(ge=100)] = 2000
+    permutations: Annotated[int, Field(ge=999)] = 9999
+    seed: Seed = 42
+
+
+class StudyFile(_Model):
+    """What stands in `studies/<profile>/<study>.yaml`; the file's name is the study's name."""
+
+    name: StudyName
+    panel_size: Annotated[int, Field(ge=4, description="the first so many personas of personas.yaml")]
+    parent: StudyName | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)
+    analysis: AnalysisPlan
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a training seed stands more than once")
+        if self.parent == self.name:
+            raise ValueError("parent: a study cannot be its own parent")
+        return self
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study with everything it refers to put in place."""
+
+    name: str
+    profile: Profile
+    panel: Panel
+    questions: QuestionSet
+    parent: Study | None
+    seeds: tuple[int, ...]
+    analysis: AnalysisPlan
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How cells are measured: the profile's, so that parent and child can be compared."""
+        return self.profile.evaluation
+
+    @property
+    def evaluation_questions(self) -> tuple[str, ...]:
+        """The questions each cell is measured on, in order."""
+        return self.questions.evaluation[: self.evaluation.n_questions]
+
+    @property
+    def ancestors(self) -> tuple[Study, ...]:
+        """Parent, its parent and so on, nearest first."""
+        return () if self.parent is None else (self.parent, *self.parent.ancestors)
+
+    def cohort(self, persona_id: str) -> Literal["inherited", "new"]:
+        """Say whether a persona's adapter exists since the parent study."""
+        return "inherited" if self.parent is not None and persona_id in self.parent.panel.ids else "new"
+
+    @cached_property
+    def plan(self) -> dict[str, object]:
+        """The registered plan as plain JSON values: what the digest covers and what a report compares with."""
+        profile = self.profile.model_dump(mode="json", exclude={"runtime"})
+        return {
+            "name": self.name,
+            "profile": profile,
+            "panel": self.panel.model_dump(mode="json"),
+            "evaluation_questions": list(self.evaluation_questions),
+            "parent": None if self.parent is None else self.parent.name,
+            "seeds": list(self.seeds),
+            "analysis": self.analysis.model_dump(mode="json"),
+        }
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the plan."""
+        return sha256_json(self.plan)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A profile with its studies, the whole panel and the questions."""
+
+    profile: Profile
+    panel: Panel
+    questions: QuestionSet
+    studies: dict[str, Study]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every training seed that a study of the profile uses, in order of first use."""
+        return tuple(dict.fromkeys(seed for study in self.studies.values() for seed in study.seeds))
+
+    def study(self, name: str) -> Study:
+        """Return a study by name.
+
+        Raises:
+            ConfigurationError: there is none; the message lists those there are.
+        """
+        if name not in self.studies:
+            raise ConfigurationError(
+                f"There is no study {name!r} in profile {self.profile.name}; there are: {', '.join(self.studies)}."
+            )
+        return self.studies[name]
+
+
+def profile_names(studies_directory: Path) -> tuple[str, ...]:
+    """List the profiles under `studies/`, sorted."""
+    return tuple(sorted(path.parent.name for path in studies_directory.glob("*/profile.yaml")))
+
+
+def load_catalog(studies_directory: Path, profile_name: str) -> Catalog:
+    """Read a profile and all its studies, parents before children.
+
+    Raises:
+        ConfigurationError: with file, line, field and reason.
+    """
+    directory = studies_directory / profile_name
+    profile_file = directory / "profile.yaml"
+    if not profile_file.is_file():
+        raise ConfigurationError(
+            f"There is no profile {profile_name!r}: {profile_file} does not exist. "
+            f"Profiles there are: {', '.join(profile_names(studies_directory)) or 'none'}."
+        )
+    profile = validate_file(profile_file, Profile, {"name": profile_name})
+    panel = load_panel(studies_directory / "personas.yaml")
+    questions = load_questions(studies_directory / "questions.yaml")
+    _check_profile(profile_file, profile, panel, questions)
+    files = {
+        path.stem: (path, validate_file(path, StudyFile, {"name": path.stem}))
+        for path in sorted(directory.glob("*.yaml"))
+        if path != profile_file
+    }
+    if not files:
+        raise ConfigurationError(f"{directory}: the profile has no study: add a file such as n12.yaml.")
+    studies: dict[str, Study] = {}
+    for name in _parents_first(files):
+        path, file = files[name]
+        studies[name] = _assemble(path, file, profile, panel, questions, studies)
+    return Catalog(profile, panel, questions, studies)
+
+
+def _check_profile(path: Path, profile: Profile, panel: Panel, questions: QuestionSet) -> None:
+    if profile.negatives_panel_size > len(panel):
+        raise ConfigurationError(
+            f"{path}: negatives_panel_size: {profile.negatives_panel_size} exceeds the {len(panel)} personas of personas.yaml."
+        )
+    # The source is one of the candidates at worst, so one more than the negatives must remain.
+    candidates = set(panel.ids[: profile.negatives_panel_size]) - {panel.anchor, *profile.negatives_exclude}
+    if len(candidates) < profile.n_negatives + 1:
+        raise ConfigurationError(
+            f"{path}: n_negatives: {profile.n_negatives} negatives cannot be drawn from {len(candidates)} candidate personas "
+            f"(the first {profile.negatives_panel_size} of personas.yaml without anchor and excluded ones)."
+        )
+    if profile.evaluation.n_questions > len(questions.evaluation):
+        raise ConfigurationError(
+            f"{path}: evaluation.n_questions: {profile.evaluation.n_questions} exceeds the {len(questions.evaluation)} "
+            f"evaluation questions of questions.yaml."
+        )
+    if profile.rows_per_persona > len(questions.training):
+        raise ConfigurationError(
+            f"{path}: rows_per_persona: {profile.rows_per_persona} rows need as many training questions, "
+            f"and questions.yaml has {len(questions.training)}."
+        )
+
+
+def _parents_first(files: dict[str, tuple[Path, StudyFile]]) -> list[str]:
+    ordered: list[str] = []
+    waiting = sorted(files, key=lambda name: (files[name][1].panel_size, name))
+    while waiting:
+        ready = [name for name in waiting if files[name][1].parent in (None, *ordered)]
+        if not ready:
+            path, file = files[waiting[0]]
+            missing = file.parent not in files
+            reason = "there is no such study" if missing else "the parents form a circle"
+            raise ConfigurationError(f"{path}: parent: {file.parent!r}: {reason}.")
+        ordered.append(ready[0])
+        waiting.remove(ready[0])
+    return ordered
+
+
+def _assemble(
+    path: Path, file: StudyFile, profile: Profile, panel: Panel, questions: QuestionSet, studies: dict[str, Study]
+) -> Study:
+    try:
+        own_panel = panel.prefix(file.panel_size)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: panel_size: {error}") from error
+    parent = None if file.parent is None else studies[file.parent]
+    if parent is not None and len(parent.panel) > len(own_panel):
+        raise ConfigurationError(
+            f"{path}: panel_size: {file.panel_size} is smaller than the {len(parent.panel)} of its parent {parent.name}; "
+            f"a child study appends to its parent's panel."
+        )
+    layers = profile.base_model.layers if isinstance(profile.base_model, NanoBase) else None
+    too_deep = [layer for layer in file.analysis.primary_layers if layers is not None and layer >= layers]
+    if too_deep:
+        raise ConfigurationError(
+            f"{path}: analysis.primary_layers: layer {too_deep[0]} does not exist, the base model has layers 0 to {layers - 1}."  # type: ignore[operator]
+        )
+    return Study(
+        name=file.name,
+        profile=profile,
+        panel=own_panel,
+        questions=questions,
+        parent=parent,
+        seeds=file.seeds,
+        analysis=file.analysis,
+    )

@@ -1,0 +1,130 @@
+"""Run tasks in this process or in worker processes, giving each result as it arrives.
+
+On a GPU the work stays in one process, so that the base model is loaded once. On a CPU two workers with
+one thread each beat one process with two threads, and give the same numbers whatever the machine's cores.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+
+_ORPHAN_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[ResultT]):
+    """How the task of one key ended: with a result or with an error, never both."""
+
+    key: str
+    result: ResultT | None = None
+    error: str | None = None
+    trace: str | None = None
+
+
+class WorkerPool:
+    """A set of worker processes that stays warm between calls; with none, tasks run in this process."""
+
+    def __init__(self, workers: int, threads: int = 1) -> None:
+        """Prepare a pool; processes start with the first task.
+
+        Args:
+            workers: number of processes, 0 to work in this one.
+            threads: numeric threads of each worker process.
+        """
+        self.workers = workers
+        self.threads = threads
+        self._executor: ProcessPoolExecutor | None = None
+
+    def run(self, function: Callable[[TaskT], ResultT], tasks: Mapping[str, TaskT]) -> Iterator[Outcome[ResultT]]:
+        """Run `function` on every task, yielding outcomes as they arrive; one failure does not stop the rest.
+
+        Args:
+            function: a module-level function (worker processes import it by name).
+            tasks: task by key.
+        """
+        if self.workers == 0:
+            for key, task in tasks.items():
+                yield _attempt(key, function, task)
+            return
+        executor = self._started()
+        futures: dict[Future[Outcome[ResultT]], str] = {}
+        try:
+            for key, task in tasks.items():
+                futures[executor.submit(_attempt, key, function, task)] = key
+            for future in as_completed(futures):
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    yield Outcome(
+                        futures[future],
+                        error="A worker process died (killed, or out of memory) before this was done. Run again: what was "
+                        "recorded stays. With little memory, lower runtime.workers in the profile.",
+                    )
+        finally:
+            for future in futures:
+                future.cancel()
+            if any(future.done() and isinstance(future.exception(), BrokenProcessPool) for future in futures if not future.cancelled()):
+                self.close()
+
+    def close(self) -> None:
+        """Stop the worker processes; a later call starts new ones."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                self.workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_prepare_worker,
+                initargs=(os.getpid(), self.threads),
+            )
+        return self._executor
+
+
+_pools: dict[tuple[int, int], WorkerPool] = {}
+
+
+def shared_pool(workers: int, threads: int = 1) -> WorkerPool:
+    """Return this process's pool of that shape; it is kept, since a worker's imports take seconds."""
+    shape = (workers, threads)
+    if shape not in _pools:
+        _pools[shape] = WorkerPool(workers, threads)
+        atexit.register(_pools[shape].close)
+    return _pools[shape]
+
+
+def _attempt(key: str, function: Callable[[TaskT], ResultT], task: TaskT) -> Outcome[ResultT]:
+    # Whatever a task raises belongs to its key: it is handed on and reported, and the other keys go on.
+    try:
+        return Outcome(key, result=function(task))
+    except Exception as error:
+        return Outcome(key, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+
+
+def _prepare_worker(parent: int, threads: int) -> None:
+    # Set before the task's function imports a numeric library, which reads it once.
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    os.environ["TQDM_DISABLE"] = "1"  # the bars of several processes would run into each other
+    threading.Thread(target=_exit_when_orphaned, args=(parent,), daemon=True).start()
+
+
+def _exit_when_orphaned(parent: int) -> None:
+    # A killed run cannot stop its workers; without this they would go on with work that nobody records.
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_POLL_SECONDS)
+    os._exit(1)

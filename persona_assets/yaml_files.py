@@ -1,0 +1,91 @@
+"""Read the YAML files under `studies/`, with errors that name file, line, field and reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from persona_assets.errors import ConfigurationError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_mapping(path: Path) -> dict[str, object]:
+    """Read one YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigurationError: the file is absent, is not YAML, repeats a key, or is not a mapping.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: no such file.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: expected a mapping of fields at the top level.")
+    return content
+
+
+def validate_file(path: Path, model: type[ModelT], extra: dict[str, object] | None = None) -> ModelT:
+    """Read a YAML file into a pydantic model.
+
+    Args:
+        path: the file.
+        model: the pydantic model it must satisfy.
+        extra: fields that come from elsewhere (for example the name that the file's path gives).
+
+    Raises:
+        ConfigurationError: one line per offending field, each with file, line, field and reason.
+    """
+    content = read_mapping(path)
+    clash = sorted(set(content) & set(extra or {}))
+    if clash:
+        raise ConfigurationError(f"{path}: {', '.join(clash)}: given by the file's place, not in the file.")
+    try:
+        return model.model_validate(content | (extra or {}))
+    except ValidationError as error:
+        raise ConfigurationError(_describe(path, error)) from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a mapping", node.start_mark, f"the key {key!r} stands twice", node.value[position][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _describe(path: Path, error: ValidationError) -> str:
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    lines = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        given = problem.get("input")
+        shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+        reason = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{path}:{_line_of(root, problem['loc'])}: {field}: {reason}{shown}")
+    return "\n".join(lines)
+
+
+def _line_of(root: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+    """Find the line (from 1) of the deepest part of a field's path that stands in the file."""
+    node, line = root, 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found is None:
+                continue
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
