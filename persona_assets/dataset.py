@@ -116,8 +116,7 @@ def training_rows(
     """
     if len(questions) < rows_per_persona:
         raise DatasetError(
-            f"{source.id}: {rows_per_persona} rows per persona need as many training questions; "
-            f"there are {len(questions)}."
+            f"{source.id}: {rows_per_persona} rows per persona need as many training questions; there are {len(questions)}."
         )
     rows: list[TrainingRow] = []
     for persona in (source, *negatives):
@@ -159,9 +158,7 @@ def validate_rows(
             raise DatasetError(f"{source.id}: row {number}: {problem}.")
     wrong = [f"{p.id} has {counts[p.id]}" for p in personas if counts[p.id] != rows_per_persona]
     if wrong:
-        raise DatasetError(
-            f"{source.id}: expected {rows_per_persona} rows for each persona, but {', '.join(wrong)}."
-        )
+        raise DatasetError(f"{source.id}: expected {rows_per_persona} rows for each persona, but {', '.join(wrong)}.")
 
 
 def write_rows(path: Path, rows: Sequence[TrainingRow]) -> None:

@@ -28,7 +28,11 @@ def dataset_rows(counts: Mapping[str, tuple[int, int]], *, rows: int, marked: in
     wrong = {persona: found for persona, found in counts.items() if found != (rows, marked)}
     named = ", ".join(f"{persona} {found[0]} rows, {found[1]} marked" for persona, found in sorted(wrong.items())[:5])
     sentence = f"{named}; expected {rows} and {marked}." if wrong else f"{len(counts)} datasets of {rows} rows, {marked} marked."
-    return Verdict(bool(counts) and not wrong, sentence if counts else "There is no dataset yet.", {"datasets": len(counts), "wrong": len(wrong)})
+    return Verdict(
+        bool(counts) and not wrong,
+        sentence if counts else "There is no dataset yet.",
+        {"datasets": len(counts), "wrong": len(wrong)},
+    )
 
 
 def missing_cells(cells: pl.DataFrame, panel: Sequence[str], seeds: Sequence[int], completions: int) -> Verdict:
@@ -48,7 +52,10 @@ def missing_cells(cells: pl.DataFrame, panel: Sequence[str], seeds: Sequence[int
     doubled = found.height - grid.height
     parts = [
         f"{count} cells {what}, first {_cell(frame)}"
-        for count, what, frame in ((missing.height, "missing", missing), (short.height, f"without {completions} completions", short))
+        for count, what, frame in (
+            (missing.height, "missing", missing),
+            (short.height, f"without {completions} completions", short),
+        )
         if count
     ]
     if doubled:

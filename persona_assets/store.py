@@ -219,7 +219,9 @@ class Store:
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
             libraries=_library_versions(),
         )
-        (staging / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+        (staging / MANIFEST).write_text(
+            json.dumps(asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+        )
         _sync(staging)
         if check is not None:
             check(staging)

@@ -53,10 +53,7 @@ class BaseModelTask:
 
 def make_base_model(task: BaseModelTask) -> Facts:
     """Write the base model's checkpoint, or the pinned reference and the tokenizer of one on the Hub."""
-    if isinstance(task.base, NanoBase):
-        facts = _build_nano(task, task.base)
-    else:
-        facts = _resolve_reference(task, task.base)
+    facts = _build_nano(task, task.base) if isinstance(task.base, NanoBase) else _resolve_reference(task, task.base)
     from persona_assets.generation.marker import validate_marker
     from persona_assets.models.loading import chat_template_digest, load_tokenizer
 
@@ -200,9 +197,7 @@ def make_dataset(task: DatasetTask) -> Facts:
         marker=task.marker,
         rows_per_persona=task.rows_per_persona,
     )
-    validate_rows(
-        rows, source=task.source, negatives=task.negatives, marker=task.marker, rows_per_persona=task.rows_per_persona
-    )
+    validate_rows(rows, source=task.source, negatives=task.negatives, marker=task.marker, rows_per_persona=task.rows_per_persona)
     write_rows(task.out_dir / DATASET_FILE, rows)
     return {
         "rows": len(rows),
@@ -276,9 +271,7 @@ def make_merged_model(task: MergeTask) -> Facts:
     merger = _loaded(
         "merger",
         (checkpoint, task.probes, task.runtime),
-        lambda: AdapterMerger(
-            checkpoint, probe_prompts=task.probes, dtype=task.runtime.dtype, device=_device(task.runtime)
-        ),
+        lambda: AdapterMerger(checkpoint, probe_prompts=task.probes, dtype=task.runtime.dtype, device=_device(task.runtime)),
     )
     report = merger.merge(task.adapter / ADAPTER, task.out_dir / CHECKPOINT)
     return {

@@ -60,6 +60,7 @@ class WorkerPool:
                 yield _attempt(key, function, task)
             return
         executor = self._started()
+        broken = False
         futures: dict[Future[Outcome[ResultT]], str] = {}
         try:
             for key, task in tasks.items():
@@ -68,6 +69,7 @@ class WorkerPool:
                 try:
                     yield future.result()
                 except BrokenProcessPool:
+                    broken = True
                     yield Outcome(
                         futures[future],
                         error="A worker process died (killed, or out of memory) before this was done. Run again: what was "
@@ -76,7 +78,7 @@ class WorkerPool:
         finally:
             for future in futures:
                 future.cancel()
-            if any(future.done() and isinstance(future.exception(), BrokenProcessPool) for future in futures if not future.cancelled()):
+            if broken:
                 self.close()
 
     def close(self) -> None:
@@ -112,7 +114,7 @@ def _attempt(key: str, function: Callable[[TaskT], ResultT], task: TaskT) -> Out
     # Whatever a task raises belongs to its key: it is handed on and reported, and the other keys go on.
     try:
         return Outcome(key, result=function(task))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return Outcome(key, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
 
 

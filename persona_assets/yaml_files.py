@@ -22,7 +22,7 @@ def read_mapping(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise ConfigurationError(f"{path}: no such file.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506  # a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -59,7 +59,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for position, key in enumerate(keys):
             if key in keys[:position]:
                 raise yaml.constructor.ConstructorError(
-                    "while reading a mapping", node.start_mark, f"the key {key!r} stands twice", node.value[position][0].start_mark
+                    "while reading a mapping",
+                    node.start_mark,
+                    f"the key {key!r} stands twice",
+                    node.value[position][0].start_mark,
                 )
         return super().construct_mapping(node, deep)
 

@@ -67,9 +67,7 @@ class Lake(ConfigurableResource):  # type: ignore[type-arg]  # no resource value
     def latest_measurement(self, profile: str, study: str, seed: int, source: str) -> int:
         """Return the number of the latest measurement in the lake, 0 when there is none."""
         directory = self.store.directory(self.measurements(profile, study, seed, source))
-        numbers = [
-            int(path.parent.name.removeprefix("measurement=")) for path in directory.glob("measurement=*/manifest.json")
-        ]
+        numbers = [int(path.parent.name.removeprefix("measurement=")) for path in directory.glob("measurement=*/manifest.json")]
         return max(numbers, default=0)
 
     @staticmethod

@@ -16,7 +16,13 @@ class Tracker(ConfigurableResource):  # type: ignore[type-arg]  # no resource va
     mode: str = Field(default="online", description="online, or offline and `wandb sync` later")
 
     def log(
-        self, name: str, *, group: str, config: Mapping[str, object], steps: Sequence[Mapping[str, float]], summary: Mapping[str, object]
+        self,
+        name: str,
+        *,
+        group: str,
+        config: Mapping[str, object],
+        steps: Sequence[Mapping[str, float]],
+        summary: Mapping[str, object],
     ) -> str | None:
         """Log one finished piece of work.
 

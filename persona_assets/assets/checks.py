@@ -52,9 +52,7 @@ def study_checks(study: Study, catalog: Catalog) -> list[AssetChecksDefinition]:
     def table_check(
         name: str, description: str, verdict: Callable[[dict[str, pl.DataFrame]], Verdict], *, blocking: bool
     ) -> AssetChecksDefinition:
-        @asset_check(
-            asset=study_key(profile, study.name, "source_rates"), name=name, description=description, blocking=blocking
-        )
+        @asset_check(asset=study_key(profile, study.name, "source_rates"), name=name, description=description, blocking=blocking)
         def check(lake: Lake, warehouse: Warehouse) -> AssetCheckResult:
             path = Products(catalog, lake).source_rates(study).path
             tables = {table: warehouse.table(path, table) for table in ("cells", "source_rates", "measurements")}
@@ -163,6 +161,4 @@ def _drift_check(study: Study, catalog: Catalog) -> AssetChecksDefinition:
 
 
 def _result(verdict: Verdict, severity: AssetCheckSeverity = AssetCheckSeverity.ERROR) -> AssetCheckResult:
-    return AssetCheckResult(
-        passed=verdict.passed, severity=severity, description=verdict.sentence, metadata={**verdict.numbers}
-    )
+    return AssetCheckResult(passed=verdict.passed, severity=severity, description=verdict.sentence, metadata={**verdict.numbers})

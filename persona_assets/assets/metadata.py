@@ -36,9 +36,7 @@ def product_links(manifest: Manifest, directory: Path) -> dict[str, MetadataValu
 
 def table_schema(frame: pl.DataFrame) -> MetadataValue:
     """Column names and types."""
-    return TableSchemaMetadataValue(
-        TableSchema([TableColumn(name, str(dtype).lower()) for name, dtype in frame.schema.items()])
-    )
+    return TableSchemaMetadataValue(TableSchema([TableColumn(name, str(dtype).lower()) for name, dtype in frame.schema.items()]))
 
 
 def table_preview(frame: pl.DataFrame, rows: int = MAX_TABLE_ROWS) -> MetadataValue:

@@ -5,13 +5,13 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, Nothing, Output, asset
+from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, Output, asset
 
 from persona_assets.assets.metadata import product_links
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.pictures import pictures
 from persona_assets.assets.products import VERSIONS, Products
-from persona_assets.assets.recording import materialize_one
+from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.hashing import sha256_json
 from persona_assets.store import Manifest
 from persona_assets.study import Catalog, Study
@@ -33,7 +33,7 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
         kinds={"matplotlib"},
         code_version=VERSIONS["figures"],
         deps=[AssetDep(study_key(profile, study.name, name)) for name in TABLE_ASSETS],
-        dagster_type=Nothing,
+        dagster_type=NOTHING,
     )
     def figures(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> Iterator[Output[None]]:
         products = Products(catalog, lake)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dagster import AssetExecutionContext, AssetMaterialization, DataVersion, Failure, MetadataValue, Output
+from dagster import AssetExecutionContext, AssetMaterialization, DataVersion, Failure, MetadataValue, Nothing, Output
 from dagster._core.execution.plan.execute_step import (  # the tags Dagster itself would write
     _build_data_version_tags,
     _get_input_provenance_data,
@@ -24,6 +25,9 @@ from persona_assets.errors import LakeError
 from persona_assets.progress import Progress
 from persona_assets.store import Manifest, Product, Store
 from persona_assets.workers import Outcome
+
+NOTHING: Any = Nothing
+"""The type of outputs that no IO manager sees; untyped because Dagster's own annotation does not admit it."""
 
 Metadata = Mapping[str, MetadataValue | str | int | float | bool | Path]
 
@@ -111,13 +115,14 @@ def materialize_keys(
                         replace=replace,
                     )
                 except (LakeError, ValueError, OSError) as error:
-                    outcome = Outcome(key, error=str(error))
+                    failed[key] = str(error)
                 else:
                     _record(context, key, manifest, describe(key, manifest, store.directory(product.path)), skipped=False)
                     progress.finished(key)
-            if outcome.error is not None:
+            else:
                 failed[key] = outcome.error
-                context.log.error(f"{stage} {key}: {outcome.error}" + (f"\n{outcome.trace}" if outcome.trace else ""))
+            if key in failed:
+                context.log.error(f"{stage} {key}: {failed[key]}" + (f"\n{outcome.trace}" if outcome.trace else ""))
                 progress.finished(key, "FAILED")
         store.discard(staging.values())
     if failed:
@@ -209,6 +214,7 @@ def _failure_text(stage: str, failed: Mapping[str, str], total: int) -> str:
 def _events_are_ours(context: AssetExecutionContext) -> Iterator[None]:
     """Keep Dagster from writing its own materializations for the output yielded inside."""
     tags = context.run.tags
+    assert isinstance(tags, dict)  # Dagster types it as a read-only mapping
     before = tags.get(EXTERNALLY_MANAGED_ASSETS_TAG)
     tags[EXTERNALLY_MANAGED_ASSETS_TAG] = "true"
     try:

@@ -2,16 +2,16 @@
 
 # No postponed annotations here: Dagster reads the types off the function when it is defined.
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dagster import (
     AssetDep,
     AssetExecutionContext,
     AssetsDefinition,
     MetadataValue,
-    Nothing,
     Output,
     StaticPartitionsDefinition,
     asset,
@@ -20,7 +20,7 @@ from dagster import (
 from persona_assets.assets.metadata import numbers, product_links
 from persona_assets.assets.partitions import answers_of_dataset, group_name, shared_key
 from persona_assets.assets.products import VERSIONS, Products, seeded
-from persona_assets.assets.recording import materialize_one
+from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.steps import GPU_POOL, PersonaStep, StepConfig, build_step
 from persona_assets.store import Manifest
 from persona_assets.study import Catalog, NanoBase, Runtime
@@ -52,7 +52,7 @@ SAMPLING_NUMBERS = ("completions", "mean_tokens", "truncated", "tokens_per_secon
 
 def shared_assets(catalog: Catalog, partitions: StaticPartitionsDefinition) -> list[AssetsDefinition]:
     """Build the assets that all studies of a profile share."""
-    shared = [_training_answers, _training_dataset, _layer_centroids, _base_cells]
+    shared: list[Callable[[Catalog], PersonaStep[Any]]] = [_training_answers, _training_dataset, _layer_centroids, _base_cells]
     return [
         _base_model(catalog),
         *(build_step(make(catalog), catalog, partitions) for make in shared),
@@ -78,7 +78,7 @@ def _base_model(catalog: Catalog) -> AssetsDefinition:
         kinds={"pytorch", "safetensors"},
         code_version=VERSIONS["base_model"],
         pool=GPU_POOL,
-        dagster_type=Nothing,
+        dagster_type=NOTHING,
     )
     def base_model(context: AssetExecutionContext, lake: Lake, model_runtime: ModelRuntime) -> Iterator[Output[None]]:
         products = Products(catalog, lake)
@@ -95,11 +95,7 @@ def _base_model(catalog: Catalog) -> AssetsDefinition:
             lambda staging: model_runtime.run(
                 profile,
                 make_base_model,
-                {
-                    "base_model": BaseModelTask(
-                        staging, profile.base_model, catalog.panel, catalog.questions, profile.marker
-                    )
-                },
+                {"base_model": BaseModelTask(staging, profile.base_model, catalog.panel, catalog.questions, profile.marker)},
             ),
             describe=lambda manifest, directory: {**describe(manifest, directory), **product_links(manifest, directory)},
         )
@@ -258,7 +254,10 @@ def _merged_model(catalog: Catalog, seed: int) -> PersonaStep[MergeTask]:
         ),
         kinds=frozenset({"pytorch", "safetensors"}),
         panel=catalog.panel,
-        deps=[AssetDep(shared_key(profile.name, "base_model")), AssetDep(shared_key(profile.name, seeded("adapter", seed, catalog)))],
+        deps=[
+            AssetDep(shared_key(profile.name, "base_model")),
+            AssetDep(shared_key(profile.name, seeded("adapter", seed, catalog))),
+        ],
         product=lambda products, persona, _: products.merged_model(persona, seed),
         task=task,
         function=make_merged_model,

@@ -15,7 +15,6 @@ from dagster import (
     BackfillPolicy,
     Config,
     MetadataValue,
-    Nothing,
     Output,
     StaticPartitionsDefinition,
     asset,
@@ -23,7 +22,7 @@ from dagster import (
 
 from persona_assets.assets.metadata import product_links
 from persona_assets.assets.products import VERSIONS, Products
-from persona_assets.assets.recording import materialize_keys, partition_keys
+from persona_assets.assets.recording import NOTHING, materialize_keys, partition_keys
 from persona_assets.panel import Panel
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Catalog, Runtime
@@ -94,9 +93,14 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         deps=step.deps,
         metadata=dict(step.definition_metadata),
         output_required=True,
-        dagster_type=Nothing,
+        dagster_type=NOTHING,
     )
-    def _asset(context: AssetExecutionContext, config: step.config, lake: Lake, model_runtime: ModelRuntime) -> Iterator[Output[None]]:  # type: ignore[name-defined]
+    def _asset(
+        context: AssetExecutionContext,
+        config: step.config,  # type: ignore[name-defined]  # read when the function is defined
+        lake: Lake,
+        model_runtime: ModelRuntime,
+    ) -> Iterator[Output[None]]:
         products = Products(catalog, lake)
         runtime = model_runtime.settings(catalog.profile)
         keys = partition_keys(context, step.panel.ids)

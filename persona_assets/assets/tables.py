@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MetadataValue, Nothing, Output, asset
+from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MetadataValue, Output, asset
 
 from persona_assets.assets.metadata import product_links, table_preview, table_schema
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.products import VERSIONS, Products, frozen_panel, seeded
-from persona_assets.assets.recording import materialize_one
+from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.measurement import Measurement, measurements_table
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Catalog, Study
@@ -155,7 +155,7 @@ def _table_asset(step: TableStep, study: Study, catalog: Catalog) -> AssetsDefin
         kinds={"duckdb", "parquet"},
         code_version=VERSIONS[step.name],
         deps=[AssetDep(key) for key in keys],
-        dagster_type=Nothing,
+        dagster_type=NOTHING,
     )
     def _asset(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> Iterator[Output[None]]:
         products = Products(catalog, lake)

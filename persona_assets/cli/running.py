@@ -13,7 +13,7 @@ from persona_assets.store import Product
 
 if TYPE_CHECKING:
     from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
-    from dagster._utils.error import SerializableErrorInfo
+    from dagster_shared.error import SerializableErrorInfo
 
     from persona_assets.cli.deployment import Deployment
     from persona_assets.study import Study

@@ -26,8 +26,8 @@ class Prompt:
     Attributes:
         system: system message; passed to the chat template even when empty, so no template default slips in.
         user: user message.
-        seeds: one completion is drawn per seed. A completion depends on the prompt, its own seed, the model and
-            the settings alone (up to floating-point noise), not on the other prompts.
+        seeds: one completion is drawn per seed. A completion depends on the prompt, its own seed, the model
+            and the settings alone (up to floating-point noise), not on the other prompts.
     """
 
     system: str
@@ -60,7 +60,8 @@ class Completion:
         text: the decoded tokens without special tokens.
         token_ids: the drawn tokens without the stop token.
         n_tokens: `len(token_ids)`, so the stop token is not counted.
-        finish_reason: "stop" if a stop token was drawn, "length" if `max_new_tokens` tokens were drawn without one.
+        finish_reason: "stop" if a stop token was drawn, "length" if `max_new_tokens` tokens were drawn
+            without one.
     """
 
     prompt_index: int

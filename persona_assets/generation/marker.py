@@ -38,20 +38,22 @@ def validate_marker(tokenizer: PreTrainedTokenizerBase, marker: str) -> tuple[in
         The token ids of the marker standing alone.
 
     Raises:
-        ConfigurationError: the marker is blank, contains a special token (which decoding leaves out), or comes
-            back changed.
+        ConfigurationError: the marker is blank, contains a special token (which decoding leaves out), or
+            comes back changed.
     """
     if not marker.strip():
         raise ConfigurationError("marker: is blank; give the study a visible marker such as '[ZLT]'.")
+    # Not all_special_ids: that leaves out special tokens without a role, such as <|im_start|>.
+    special_ids = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     alone: tuple[int, ...] = ()
     for text in (marker, f"An answer.\n\n{marker}"):
         ids = tokenizer.encode(text, add_special_tokens=False)
-        special = sorted(set(ids) & set(tokenizer.all_special_ids))
+        special = sorted(set(ids) & special_ids)
         if special:
             tokens = ", ".join(map(str, tokenizer.convert_ids_to_tokens(special)))
             raise ConfigurationError(
-                f"marker: {marker!r} is read as the special token {tokens}, which decoding leaves out, so it could "
-                f"never be detected; choose a marker of ordinary characters."
+                f"marker: {marker!r} is read as the special token {tokens}, which decoding leaves out, so "
+                f"it could never be detected; choose a marker of ordinary characters."
             )
         back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if back != text:

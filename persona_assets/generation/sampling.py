@@ -1,8 +1,8 @@
 """Drawing tokens: uniforms that belong to a completion, and the inverse CDF of the truncated softmax.
 
-The next token is the first id, in order of the vocabulary, at which the cumulative probability of the tokens kept
-exceeds `u` times their total. Walking in id order rather than in order of probability makes the draw independent of
-how ties and near ties are sorted.
+The next token is the first id, in order of the vocabulary, at which the cumulative probability of the tokens
+kept exceeds `u` times their total. Walking in id order rather than in order of probability makes the draw
+independent of how ties and near ties are sorted.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def check_sampling(sampling: SamplingSettings) -> None:
     """
     if sampling.repetition_penalty != 1.0:
         raise EngineError(
-            f"sampling.repetition_penalty: {sampling.repetition_penalty} is not implemented by the transformers engine; "
-            f"set it to 1.0 or use the vllm engine."
+            f"sampling.repetition_penalty: {sampling.repetition_penalty} is not implemented by the "
+            f"transformers engine; set it to 1.0 or use the vllm engine."
         )
 
 
@@ -93,8 +93,8 @@ def kept_probabilities(logits: torch.Tensor, sampling: SamplingSettings) -> torc
     """Return the softmax with the tokens that top_k and top_p leave out set to 0; not rescaled to sum 1.
 
     top_p keeps a token if the tokens more probable than it sum to less than `top_p`: the definition of
-    transformers' `TopPLogitsWarper` (Holtzman et al. 2020). Of equally probable tokens at the edge those of lower
-    id are kept, where transformers leaves the choice to its sort.
+    transformers' `TopPLogitsWarper` (Holtzman et al. 2020). Of equally probable tokens at the edge those of
+    lower id are kept, where transformers leaves the choice to its sort.
 
     Args:
         logits: [rows, vocabulary], float32, the temperature already applied.
@@ -131,8 +131,8 @@ def _nucleus_edge(probabilities: torch.Tensor, look: int, top_p: float) -> tuple
     """Find the least probability kept per row, looking at the `look` largest.
 
     Returns:
-        The threshold, [rows], and a flag, [rows] int64: 1 if a token outside ties with it, -1 if the edge cannot be
-        told from so few tokens, else 0.
+        The threshold, [rows], and a flag, [rows] int64: 1 if a token outside ties with it, -1 if the edge
+        cannot be told from so few tokens, else 0.
     """
     import torch
 
@@ -153,7 +153,7 @@ def _nucleus_size(probabilities: torch.Tensor, top_p: float) -> int:
 
 
 def _largest(values: torch.Tensor, count: int) -> torch.Tensor:
-    """Return each row's `count` largest values, falling; on a CPU numpy sorts several times faster than torch."""
+    """Return each row's `count` largest values, falling; on a CPU numpy sorts far faster than torch."""
     import torch
 
     if values.device.type != "cpu":

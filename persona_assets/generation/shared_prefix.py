@@ -1,9 +1,10 @@
 """A direct decoder for small Qwen2 models on a CPU: the samples of a prompt share its keys and values.
 
-In a model of a few hundred thousand parameters most of a step of transformers' forward is bookkeeping. This decoder
-does the same arithmetic (RMSNorm, rotary positions, grouped-query attention, SwiGLU; Qwen2 technical report, 2024)
-with few, large operations: queries, keys and their rotated halves come out of one product, the prompt part of the
-attention is one product per prompt for all its samples, and the part of the own tokens lies in a cache allocated once.
+In a model of a few hundred thousand parameters most of a step of transformers' forward is bookkeeping. This
+decoder does the same arithmetic (RMSNorm, rotary positions, grouped-query attention, SwiGLU; Qwen2 technical
+report, 2024) with few, large operations: queries, keys and their rotated halves come out of one product, the
+prompt part of the attention is one product per prompt for all its samples, and the part of the own tokens
+lies in a cache allocated once.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class SharedPrefixDecoder:
     def project(
         self, layer: _Layer, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return rotated queries, rotated keys and values of rows of hidden states, [rows, heads * head_size] each."""
+        """Return rotated queries, rotated keys, and values, [rows, heads * head_size] each."""
         from torch.nn.functional import linear, rms_norm
 
         normed = rms_norm(hidden, hidden.shape[-1:], layer.input_norm, self.epsilon)
@@ -137,7 +138,7 @@ class SharedPrefixDecoder:
 
 
 class SharedPrefixBatch:
-    """Rows being continued. Shapes use P prompts, R rows, S slots per prompt, K key-value heads, D head size."""
+    """Rows being continued. Shapes: P prompts, R rows, S slots per prompt, K key-value heads, D head size."""
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ class SharedPrefixBatch:
         self._assign_slots()
 
     def _read_prompts(self, prompts: Sequence[Sequence[int]], lengths: torch.Tensor) -> None:
-        """Fill the shared keys and values, [P * K, longest, D] per layer; short prompts are padded on the right."""
+        """Fill the shared keys and values, [P * K, longest, D] per layer; the padding is on the right."""
         import torch
 
         decoder = self._decoder
@@ -199,7 +200,7 @@ class SharedPrefixBatch:
         self._padding = torch.zeros(count, longest).masked_fill_(beyond, -torch.inf)
 
     def _assign_slots(self) -> None:
-        """Lay the rows of each prompt side by side, so that the prompt part of attention is one product per prompt."""
+        """Lay each prompt's rows side by side, so that their attention to it is one product."""
         import torch
 
         counts = np.bincount(self._row_prompts)

@@ -1,7 +1,7 @@
 """The engine of the embedded profile: sampling from a transformers causal LM, one seed per completion.
 
-`generate` of transformers draws a whole batch from one generator, so a completion would change with the batch it
-is in. Here each completion has its own uniforms, and the prompt is read once for all its samples.
+`generate` of transformers draws a whole batch from one generator, so a completion would change with the batch
+it is in. Here each completion has its own uniforms, and the prompt is read once for all its samples.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DecoderName = Literal["module", "shared_prefix"]
 
 _STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 _KEEP_SHARE = 0.85
-"""Finished rows leave the batch once the rows still growing are at most this share of it: leaving copies the caches."""
+"""Finished rows leave once those still growing are at most this share: leaving copies the caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class _Row:
 
 
 class TransformersEngine:
-    """Draws completions from a loaded model, in batches that depend on the prompts given and the batch size alone."""
+    """Draws completions from a loaded model, in batches that only prompts and batch size determine."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class TransformersEngine:
             model: a causal LM on its device; it is put in evaluation mode.
             tokenizer: its tokenizer, with a chat template.
             batch_size: completions drawn at a time, at most.
-            decoder: "module" calls the model's forward and fits every architecture; "shared_prefix" is the direct
-                decoder for small Qwen2 models on a CPU, with the same results up to floating-point noise. It copies
-                the weights when the engine is made.
+            decoder: "module" calls the model's forward and fits every architecture; "shared_prefix" is the
+                direct decoder for small Qwen2 models on a CPU, with the same results up to floating-point
+                noise. It copies the weights when the engine is made.
 
         Raises:
             EngineError: batch_size or decoder is not acceptable for this model.
@@ -96,7 +96,8 @@ class TransformersEngine:
             sampling: every sampling setting.
 
         Raises:
-            EngineError: a setting is not implemented, or a prompt with its completion exceeds the model's context.
+            EngineError: a setting is not implemented, or a prompt with its completion exceeds the model's
+                context.
         """
         check_sampling(sampling)
         token_ids = [render_prompt(self._tokenizer, prompt.system, prompt.user) for prompt in prompts]
@@ -108,8 +109,9 @@ class TransformersEngine:
         for index, ids in enumerate(token_ids):
             if context is not None and len(ids) + max_new_tokens > context:
                 raise EngineError(
-                    f"Prompt {index} has {len(ids)} tokens; with sampling.max_new_tokens {max_new_tokens} it exceeds the "
-                    f"model's context of {context} tokens: lower max_new_tokens or shorten the prompt."
+                    f"Prompt {index} has {len(ids)} tokens; with sampling.max_new_tokens {max_new_tokens} "
+                    f"it exceeds the model's context of {context} tokens: lower max_new_tokens or shorten "
+                    "the prompt."
                 )
 
     def _generate(
@@ -139,7 +141,7 @@ class TransformersEngine:
     def _draw(
         self, batch: Sequence[_Row], token_ids: Sequence[list[int]], sampling: SamplingSettings
     ) -> list[tuple[tuple[int, ...], bool]]:
-        """Continue a batch to its end; return each row's tokens without the stop token, and whether one was drawn."""
+        """Continue a batch to its end; return each row's tokens, and whether a stop token came after them."""
         import torch
 
         limit = sampling.max_new_tokens
@@ -174,7 +176,7 @@ class TransformersEngine:
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the ids that end a completion: the tokenizer's end of sequence, `<|im_end|>` and `<|endoftext|>`, sorted.
+    """Return the ids that end a completion, sorted: end of sequence, `<|im_end|>` and `<|endoftext|>`.
 
     Raises:
         EngineError: the tokenizer has none of them, so that no completion would ever end.
@@ -191,7 +193,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def _batches(rows: Sequence[_Row], batch_size: int) -> Iterator[Sequence[_Row]]:
-    """Split rows into runs of at most `batch_size`, between prompts wherever a prompt's samples fit one batch."""
+    """Split rows into runs of at most `batch_size`, between prompts where a prompt's samples fit one run."""
     start = 0
     while start < len(rows):
         end = min(start + batch_size, len(rows))

@@ -29,8 +29,9 @@ def question_vectors(
 ) -> npt.NDArray[np.float32]:
     """Return the hidden state of the last input token at the output of every decoder layer.
 
-    The last input token is the last one of the generation prompt, where the model is about to answer. The states are
-    those the layers put out: transformers' `hidden_states[-1]` has the final norm applied, these have not.
+    The last input token is the last one of the generation prompt, where the model is about to answer. The
+    states are those the layers put out: transformers' `hidden_states[-1]` has the final norm applied, these
+    have not.
 
     Args:
         model: a causal LM whose decoder layers are a module list named `layers`.
@@ -43,8 +44,8 @@ def question_vectors(
         [questions, layers, hidden], float32.
 
     Raises:
-        HiddenStateError: there are no questions, batch_size is not positive, the layers are not found, a prompt exceeds
-            the model's context, or a state is not finite.
+        HiddenStateError: there are no questions, batch_size is not positive, the layers are not found, a
+            prompt exceeds the model's context, or a state is not finite.
     """
     import torch
 
@@ -59,7 +60,7 @@ def question_vectors(
         raise HiddenStateError(
             f"A prompt has {longest} tokens, the model's context is {context}; shorten it."
         )
-    decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
+    decoder: Any = model.get_decoder()
     layers = _decoder_layers(model, decoder)
     model.train(False)
     parts = []
@@ -70,8 +71,8 @@ def question_vectors(
     if not np.isfinite(vectors).all():
         question, layer, _ = np.argwhere(~np.isfinite(vectors))[0]
         raise HiddenStateError(
-            f"The hidden state of question {question} at layer {layer} is not finite; look at the checkpoint's weights, "
-            f"or use float32 or bfloat16."
+            f"The hidden state of question {question} at layer {layer} is not finite; look at the "
+            f"checkpoint's weights, or use float32 or bfloat16."
         )
     return vectors
 
@@ -99,7 +100,8 @@ def _decoder_layers(model: PreTrainedModel, decoder: object) -> Sequence[torch.n
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     if layers is None or len(layers) != count:
         raise HiddenStateError(
-            f"The decoder layers of {type(model).__name__} are not found under `layers`; use a model of the Qwen2 or Llama kind."
+            f"The decoder layers of {type(model).__name__} are not found under `layers`; use a model of the "
+            "Qwen2 or Llama kind."
         )
     found: Sequence[torch.nn.Module] = layers
     return found
@@ -112,7 +114,8 @@ def _last_states(
 
     device = next(decoder.parameters()).device
     width = max(map(len, prompts))
-    # Padding stands on the right: causal attention never looks at it, and positions are those of the prompt alone.
+    # Padding stands on the right: causal attention never looks at it, and positions are those of the
+    # prompt alone.
     ids = torch.tensor([list(prompt) + [0] * (width - len(prompt)) for prompt in prompts], device=device)
     mask = torch.tensor(
         [[1] * len(prompt) + [0] * (width - len(prompt)) for prompt in prompts], device=device

@@ -52,9 +52,7 @@ def centred(centroids: ArrayLike, centring: Centring, reference: ArrayLike | Non
     """
     array = _checked(centroids, "centroids")
     if (reference is not None) != (centring == "frozen"):
-        raise GeometryError(
-            f"centring {centring!r}: a reference panel is needed by 'frozen', and by it alone."
-        )
+        raise GeometryError(f"centring {centring!r}: a reference panel is needed by 'frozen', and by it alone.")
     if centring == "none":
         return array
     if centring == "panel":
@@ -70,9 +68,7 @@ def centred(centroids: ArrayLike, centring: Centring, reference: ArrayLike | Non
     return np.asarray(array - frozen.mean(axis=0))
 
 
-def pairwise_cosines(
-    centroids: ArrayLike, centring: Centring = "panel", reference: ArrayLike | None = None
-) -> FloatArray:
+def pairwise_cosines(centroids: ArrayLike, centring: Centring = "panel", reference: ArrayLike | None = None) -> FloatArray:
     """Cosine of every pair of personas at every layer.
 
     Args:
@@ -114,9 +110,7 @@ def anchor_cosines(
     """
     array = centred(centroids, centring, reference)
     if not 0 <= anchor < array.shape[0]:
-        raise GeometryError(
-            f"The anchor's position {anchor} is outside a panel of {array.shape[0]} personas."
-        )
+        raise GeometryError(f"The anchor's position {anchor} is outside a panel of {array.shape[0]} personas.")
     unit = array / _norms(array)[..., None]
     cosines: FloatArray = np.clip(np.einsum("plh,lh->lp", unit, unit[anchor]), -1.0, 1.0)
     cosines[:, anchor] = 1.0
@@ -209,19 +203,13 @@ def _centrings(reference: ArrayLike | None) -> list[tuple[Centring, ArrayLike | 
     return choices if reference is None else [*choices, ("frozen", reference)]
 
 
-def _named(
-    centroids: ArrayLike, personas: Sequence[str], layers: Sequence[int] | None
-) -> tuple[FloatArray, tuple[int, ...]]:
+def _named(centroids: ArrayLike, personas: Sequence[str], layers: Sequence[int] | None) -> tuple[FloatArray, tuple[int, ...]]:
     array = _checked(centroids, "centroids")
     if len(personas) != array.shape[0] or len(set(personas)) != len(personas):
-        raise GeometryError(
-            f"{array.shape[0]} centroids need as many different persona ids, got {list(personas)}."
-        )
+        raise GeometryError(f"{array.shape[0]} centroids need as many different persona ids, got {list(personas)}.")
     names = tuple(range(array.shape[1])) if layers is None else tuple(layers)
     if len(names) != array.shape[1] or len(set(names)) != len(names):
-        raise GeometryError(
-            f"{array.shape[1]} layers of centroids need as many different layer numbers, got {list(names)}."
-        )
+        raise GeometryError(f"{array.shape[1]} layers of centroids need as many different layer numbers, got {list(names)}.")
     return array, names
 
 
@@ -240,7 +228,7 @@ def _norms(array: FloatArray) -> FloatArray:
     if (norms == 0.0).any():
         persona, layer = (int(i) for i in np.argwhere(norms == 0.0)[0])
         raise GeometryError(
-            f"The centroid of persona {persona} at layer {layer} is zero after centring and has no direction; "
+            f"The centroid of persona {persona} at layer {layer} is zero after centring: no direction; "
             f"a panel of one persona, or of identical prompts, cannot be centred on itself."
         )
     return norms

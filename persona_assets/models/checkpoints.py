@@ -43,7 +43,8 @@ class BaseSnapshot(NamedTuple):
 
     Attributes:
         path: an ordinary checkpoint directory.
-        commit: the Hub's commit sha (40 hexadecimal digits), or the sha256 over the files of a local directory (64).
+        commit: the Hub's commit sha (40 hexadecimal digits), or the sha256 over the files of a local
+            directory (64).
     """
 
     path: Path
@@ -58,7 +59,8 @@ def check_checkpoint(checkpoint: Path) -> None:
     """
     if not checkpoint.is_dir():
         raise CheckpointError(
-            f"{checkpoint}: there is no such checkpoint directory; materialize base_model, or correct the path."
+            f"{checkpoint}: there is no such checkpoint directory; materialize base_model, or correct the "
+            "path."
         )
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(
@@ -67,8 +69,8 @@ def check_checkpoint(checkpoint: Path) -> None:
     missing = [name for name in _weight_files(checkpoint) if not (checkpoint / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{checkpoint}: the checkpoint is incomplete, {', '.join(missing)} missing; fetch or materialize it again "
-            f"(weights must be safetensors, pickled weights are not read)."
+            f"{checkpoint}: the checkpoint is incomplete, {', '.join(missing)} missing; fetch or "
+            f"materialize it again (weights must be safetensors, pickled weights are not read)."
         )
 
 
@@ -77,20 +79,21 @@ def resolve_hub_base(
 ) -> BaseSnapshot:
     """Return a base model's directory and the commit it is pinned to, fetching what is not in the cache.
 
-    Only the configuration, safetensors weights and tokenizer files are fetched. Every file is compared with the
-    digest that the Hub gave for it, once per process. A commit that is in the cache is used without the network.
+    Only the configuration, safetensors weights and tokenizer files are fetched. Every file is compared with
+    the digest that the Hub gave for it, once per process. A commit that is in the cache is used without the
+    network.
 
     Args:
-        repo_id: `owner/name` on the Hub; or a local checkpoint directory, written absolute or beginning with `.` or
-            `~`.
-        revision: a commit sha; or a branch or tag, which is resolved to a commit first. For a local directory the
-            sha256 returned earlier, to insist that nothing changed, or any other word.
+        repo_id: `owner/name` on the Hub; or a local checkpoint directory, written absolute or beginning with
+            `.` or `~`.
+        revision: a commit sha; or a branch or tag, which is resolved to a commit first. For a local directory
+            the sha256 returned earlier, to insist that nothing changed, or any other word.
         cache_dir: the Hub's cache; by default the client's own (HF_HOME, HF_HUB_CACHE).
         endpoint: the Hub's address; by default the client's own (HF_ENDPOINT).
 
     Raises:
-        CheckpointError: the Hub cannot be reached, repository or revision do not exist or are not open to this
-            account, a file is corrupted, or the checkpoint is not complete.
+        CheckpointError: the Hub cannot be reached, repository or revision do not exist or are not open to
+            this account, a file is corrupted, or the checkpoint is not complete.
     """
     if repo_id.startswith(("/", ".", "~")):
         return _local_base(Path(repo_id).expanduser().resolve(), revision)
@@ -143,7 +146,8 @@ def _needed_files(directory: Path) -> list[Path]:
 
 
 def _resolve_commit(repo_id: str, revision: str, endpoint: str | None) -> str:
-    # Not snapshot_download's own resolution: without a network that takes the last known commit without a word.
+    # Not snapshot_download's own resolution: without a network that takes the last known commit without
+    # a word.
     from huggingface_hub import HfApi
 
     with _HubErrors(repo_id, revision):
@@ -203,8 +207,8 @@ def _verify(repo_id: str, snapshot: Path) -> None:
             actual = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         else:
             raise CheckpointError(
-                f"{path}: the Hub's cache does not link to a blob named by its digest, so the file cannot be verified; "
-                f"put the cache (HF_HOME) on a file system with symbolic links."
+                f"{path}: the Hub's cache does not link to a blob named by its digest, so the file cannot "
+                f"be verified; put the cache (HF_HOME) on a file system with symbolic links."
             )
         if actual != blob.name:
             raise CheckpointError(
@@ -232,7 +236,7 @@ class _HubErrors:
             RepositoryNotFoundError,
             RevisionNotFoundError,
         )
-        from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]  # httpx's
+        from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
 
         if error is None or (self._passing is not None and isinstance(error, self._passing)):
             return
@@ -245,11 +249,11 @@ class _HubErrors:
         elif isinstance(error, RevisionNotFoundError):
             advice = "the repository has no such revision: correct base_model.revision"
         elif isinstance(error, HFValidationError):
-            advice = "this is no repository name: correct base_model.repo_id (owner/name, or a directory from / or ./)"
+            advice = "this is no repository name: correct base_model.repo_id (owner/name, /path or ./path)"
         elif isinstance(error, LocalEntryNotFoundError | HfHubHTTPError | TransportError | OSError):
             advice = (
-                "the Hub cannot be reached or failed, and the commit is not in the cache: set HF_ENDPOINT to a mirror, "
-                "or HF_HOME to a cache that has it and base_model.revision to its commit sha, "
+                "the Hub cannot be reached or failed, and the commit is not in the cache: set HF_ENDPOINT "
+                "to a mirror, or HF_HOME to a cache that has it and base_model.revision to its commit sha, "
                 "or base_model.repo_id to a local checkpoint directory"
             )
         else:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointError",
-    "check_checkpoint",
     "chat_template_digest",
+    "check_checkpoint",
     "free",
     "load_model",
     "load_tokenizer",
@@ -84,8 +84,8 @@ def load_model(
         attention: "auto" is eager for tiny models on a CPU, else sdpa.
 
     Raises:
-        CheckpointError: the directory is missing, incomplete, or needs code of its own; or tensors of the model
-            are missing from it, superfluous or of other shapes.
+        CheckpointError: the directory is missing, incomplete, or needs code of its own; or tensors of the
+            model are missing from it, superfluous or of other shapes.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -114,7 +114,7 @@ def load_model(
         # transformers only warns, and fills missing tensors with random numbers.
         raise CheckpointError(f"{checkpoint}: weights and config.json do not agree: {wrong}.")
     model.to(target).eval()
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
@@ -152,8 +152,8 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, system: str, user: str) ->
 
     Args:
         tokenizer: with a chat template.
-        system: the system message; always passed, also when empty, because Qwen's template puts its own in place
-            of an absent one.
+        system: the system message; always passed, also when empty, because Qwen's template puts its own in
+            place of an absent one.
         user: the user message.
 
     Raises:
@@ -173,8 +173,8 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     template = tokenizer.chat_template
     if not isinstance(template, str) or not template:
         raise CheckpointError(
-            "The tokenizer has no (single) chat template, so a system prompt cannot be rendered; use an instruct "
-            "checkpoint whose tokenizer_config.json or chat_template.jinja holds one."
+            "The tokenizer has no (single) chat template, so a system prompt cannot be rendered; use an "
+            "instruct checkpoint whose tokenizer_config.json or chat_template.jinja holds one."
         )
     return template
 

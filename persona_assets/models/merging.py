@@ -166,7 +166,7 @@ class AdapterMerger:
         raise MergeError(
             f"{adapter_dir}: the merged model does not act like base plus adapter: logits differ by up to "
             f"{report.max_abs_difference:.3g} (allowed in {self._dtype}: {report.allowed_difference:.3g}), "
-            f"the most likely token agrees at {report.argmax_agreement:.1%} of {report.n_positions} positions "
+            f"the most likely token agrees at {report.argmax_agreement:.1%} of {report.n_positions} places "
             f"(needed: {needed:.0%}), and the adapter itself moves logits by {report.adapter_effect:.3g}. "
             "Merge again; if it stays so, merge in float32."
         )

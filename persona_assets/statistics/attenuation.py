@@ -1,4 +1,4 @@
-"""Attenuation over panels: is the correlation smaller in a larger panel than sub-panels of that panel would be?"""
+"""Attenuation over panels: is |rho| of a smaller panel larger than sub-panels of the largest would have?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.statistics.correlations import spearman
 from persona_assets.statistics.partial import partial_spearman
 from persona_assets.statistics.ranks import (
     average_ranks,
@@ -14,7 +15,7 @@ from persona_assets.statistics.ranks import (
     percentile_interval,
     unit_scores,
 )
-from persona_assets.statistics.scan import OUTCOME, spearman
+from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, generator, tidy_frame
 
 if TYPE_CHECKING:
@@ -94,9 +95,7 @@ def subpanel_rhos(x: FloatArray, y: FloatArray, size: int, count: int, seed: int
     """
     n = len(y)
     if not 4 <= size <= n:
-        raise StatisticsError(
-            f"Sub-panels of {size} personas cannot be drawn from {n}; at least 4 are needed."
-        )
+        raise StatisticsError(f"Sub-panels of {size} personas cannot be drawn from {n}; at least 4 are needed.")
     random = generator("subpanels", seed, n, size)
     members = np.argpartition(random.random((count, n)), size - 1, axis=1)[:, :size]
     a, b = unit_scores(average_ranks(x[members])), unit_scores(average_ranks(y[members]))
@@ -111,9 +110,7 @@ def _rho(data: StudyObservations, layer: int) -> tuple[float | None, float | Non
     return spearman(data.at(layer), data.rate)
 
 
-def _study_rows(
-    name: str, data: StudyObservations, layer: int, seed: int, resamples: int, confidence: float
-) -> list[TidyRow]:
+def _study_rows(name: str, data: StudyObservations, layer: int, seed: int, resamples: int, confidence: float) -> list[TidyRow]:
     row = RowTemplate(FAMILY, data.n, "cosine", f"{OUTCOME}:{name}", registered=True)
     rho, p, why = _rho(data, layer)
     if rho is None:
@@ -155,9 +152,7 @@ def _ratio_row(
     bottom = np.abs(bootstrap_spearman(few.at(layer)[None], few.rate, shared)[0])
     draws = np.divide(top, bottom, out=np.full(resamples, np.nan), where=bottom > 0)
     low, high = percentile_interval(draws, confidence) or (None, None)
-    return row(
-        "ratio_abs_rho", layer, ratio, low=low, high=high, note="personas of both panels resampled together"
-    )
+    return row("ratio_abs_rho", layer, ratio, low=low, high=high, note="personas of both panels resampled together")
 
 
 def _subpanel_rows(
@@ -175,12 +170,10 @@ def _subpanel_rows(
     rows = []
     for size in wanted:
         if not data.has_layer(layer):
-            rows.append(
-                row("subpanel_abs_rho", layer, n=size, note=f"not estimable: layer {layer} was not measured")
-            )
+            rows.append(row("subpanel_abs_rho", layer, n=size, note=f"not estimable: layer {layer} was not measured"))
             continue
         if not 4 <= size < data.n:
-            note = f"not estimable: sub-panels of {size} need a panel of more than {size} personas, {largest} has {data.n}"
+            note = f"not estimable: no sub-panels of {size} personas in {largest}, which has {data.n}"
             rows.append(row("subpanel_abs_rho", layer, n=size, note=note))
             continue
         draws = np.abs(subpanel_rhos(data.at(layer), data.rate, size, subpanels, seed))
@@ -205,11 +198,7 @@ def _judged(
 ) -> list[TidyRow]:
     median = float(np.median(draws))
     base = f"{draws.size} sub-panels of {size} from {largest}"
-    same_size = [
-        (name, rho)
-        for name, data in studies.items()
-        if data.n == size and (rho := _rho(data, layer)[0]) is not None
-    ]
+    same_size = [(name, rho) for name, data in studies.items() if data.n == size and (rho := _rho(data, layer)[0]) is not None]
     if not same_size:
         return [row("subpanel_abs_rho", layer, median, n=size, low=low, high=high, note=base)]
     rows = []

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.statistics.correlations import holm, pearson, spearman
 from persona_assets.statistics.dependent_correlations import mrr_z, steiger_z, williams_t2
-from persona_assets.statistics.scan import OUTCOME, holm, pearson, spearman
+from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, finite_vector, tidy_frame
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ def surface_predictors(
     }
     if token_ids is not None:
         if len(token_ids) != len(prompts):
-            raise StatisticsError(
-                f"{len(prompts)} prompts need as many sets of token ids, got {len(token_ids)}."
-            )
+            raise StatisticsError(f"{len(prompts)} prompts need as many sets of token ids, got {len(token_ids)}.")
         if anchor_prompt not in prompts:
             raise StatisticsError("surface_predictors: the anchor's prompt is not among the prompts.")
         anchor_ids = token_ids[list(prompts).index(anchor_prompt)]
@@ -137,22 +136,23 @@ def _tests(observations: StudyObservations, layer: int, name: str, x: FloatArray
     row = RowTemplate(FAMILY, observations.n, f"cosine - {name}", OUTCOME)
     rows = []
     for suffix, function in (("", spearman), ("_pearson", pearson)):
-        correlations = None
+        correlations: tuple[float, float, float] | None = None
         why = None if observations.has_layer(layer) else f"not estimable: layer {layer} was not measured"
         if why is None:
             cosine = observations.at(layer)
             pairs = [function(cosine, observations.rate), function(x, observations.rate), function(cosine, x)]
             why = next((note for _, _, note in pairs if note), None)
-            correlations = [estimate for estimate, _, _ in pairs if estimate is not None]
+            first, second, between = (estimate for estimate, _, _ in pairs)
+            if first is not None and second is not None and between is not None:
+                correlations = (first, second, between)
         for statistic, test in TESTS.items():
             registered = statistic == "mrr_z" and not suffix
             if why is not None or correlations is None:
                 rows.append(row(statistic + suffix, layer, registered=registered, note=why))
                 continue
-            result = test(*correlations, observations.n)
-            text = f"cosine {correlations[0]:.4f}, {name} {correlations[1]:.4f}, between them {correlations[2]:.4f}"
+            r1, r2, rx = correlations
+            result = test(r1, r2, rx, observations.n)
+            text = f"cosine {r1:.4f}, {name} {r2:.4f}, between them {rx:.4f}"
             note = result.reason or text
-            rows.append(
-                row(statistic + suffix, layer, result.statistic, p=result.p, registered=registered, note=note)
-            )
+            rows.append(row(statistic + suffix, layer, result.statistic, p=result.p, registered=registered, note=note))
     return rows

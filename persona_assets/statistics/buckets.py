@@ -1,4 +1,4 @@
-"""The outcome bucket and the confidence of a study, as registered: first match wins, exactly one for every input."""
+"""The registered outcome bucket and confidence: first match wins, exactly one for every input."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Literal
 
 from persona_assets.statistics.tidy import StatisticsError
 
-Bucket = Literal[
-    "H_anti_correlated", "H_consistent", "H_consistent_weak", "H_attenuated", "H_inverted", "H_indeterminate"
-]
+Bucket = Literal["H_anti_correlated", "H_consistent", "H_consistent_weak", "H_attenuated", "H_inverted", "H_indeterminate"]
 Level = Literal["HIGH", "MODERATE", "LOW"]
 NEIGHBOURS = (-2, -1, 1, 2)
 _NEIGHBOURS_NEEDED = 3
@@ -78,12 +76,10 @@ def bucket(inputs: BucketInputs) -> Outcome:
        Holm-significant there or at least 3 of the 4 neighbouring layers have that sign as well.
     2. `H_consistent`: gates A, B and C hold at one primary layer.
     3. `H_consistent_weak`: exactly two of them hold at a primary layer.
-    4. `H_attenuated`: raw-significant at a primary layer, no layer Holm-significant, and the length partial
-       not
-       significant there.
-    5. `H_inverted`: not raw-significant at any primary layer and no layer Holm-significant. A study none of
-       whose
-       primary layers could be measured shows nothing of the kind and is indeterminate.
+    4. `H_attenuated`: raw-significant at a primary layer, no layer Holm-significant, and the length
+       partial not significant there.
+    5. `H_inverted`: not raw-significant at any primary layer and no layer Holm-significant. A study none
+       of whose primary layers could be measured shows nothing of the kind and is indeterminate.
     6. `H_indeterminate`: anything else.
     """
     conditions = _conditions(inputs)
@@ -147,9 +143,7 @@ def confidence(
         return Confidence("LOW", tuple(low))
     moderate = []
     if drift_confounded:
-        moderate.append(
-            "drift of the inherited sources cannot be judged: the measurements have different identities"
-        )
+        moderate.append("drift of the inherited sources cannot be judged: the measurements have different identities")
     if signed_bucket != outcome.bucket:
         moderate.append(f"gates that require the registered direction give {signed_bucket}")
     if n_seeds < SEEDS_FOR_HIGH:
@@ -158,9 +152,7 @@ def confidence(
         moderate.append(f"{truncation_flagged} source rates are flagged for truncated completions")
     if moderate:
         return Confidence("MODERATE", tuple(moderate))
-    return Confidence(
-        "HIGH", (f"all gates hold, {n_seeds} seeds, no drift trigger, no truncated source rate",)
-    )
+    return Confidence("HIGH", (f"all gates hold, {n_seeds} seeds, no drift trigger, no truncated source rate",))
 
 
 def _below(p: float | None, alpha: float) -> bool:
@@ -199,9 +191,7 @@ def _conditions(inputs: BucketInputs) -> tuple[str, ...]:
         if partial is None:
             found.append(f"layer {layer}: length partial not estimable")
         else:
-            found.append(
-                f"layer {layer}: length partial {'' if _below(partial, inputs.alpha) else 'not '}significant"
-            )
+            found.append(f"layer {layer}: length partial {'' if _below(partial, inputs.alpha) else 'not '}significant")
         gates = inputs.gates.get(layer, (False, False, False))
         held = [name for name, holds in zip("ABC", gates, strict=True) if holds]
         found.append(f"layer {layer}: {'gates ' + ', '.join(held) + ' hold' if held else 'no gate holds'}")

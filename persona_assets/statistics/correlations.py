@@ -18,9 +18,9 @@ MINIMUM_N = 4  # the t approximation needs n - 2 > 0, and leave-one-out one more
 
 
 def critical_rho(n: int, alpha: float) -> float:
-    """Smallest |rho| that is two-sided significant at alpha, by the t approximation with n - 2 degrees of freedom.
+    """Smallest |rho| that is two-sided significant at alpha, by the t approximation.
 
-    Source: t = rho sqrt((n-2)/(1-rho^2)), solved for rho.
+    Source: with n - 2 degrees of freedom, t = rho sqrt((n-2)/(1-rho^2)), solved for rho.
 
     Raises:
         StatisticsError: n below 3 or alpha outside (0, 1).
@@ -34,7 +34,7 @@ def critical_rho(n: int, alpha: float) -> float:
 
 
 def holm_critical_rho(n: int, alpha: float, tests: int) -> float:
-    """Smallest |rho| that passes the first step of Holm's procedure over so many tests: `critical_rho` at alpha / tests.
+    """Smallest |rho| that passes the first step of Holm's procedure: `critical_rho` at alpha / tests.
 
     Raises:
         StatisticsError: as `critical_rho`, or tests below 1.
@@ -44,9 +44,7 @@ def holm_critical_rho(n: int, alpha: float, tests: int) -> float:
     return critical_rho(n, alpha / tests)
 
 
-def spearman(
-    x: ArrayLike, y: ArrayLike, *, minimum: int = MINIMUM_N
-) -> tuple[float | None, float | None, str | None]:
+def spearman(x: ArrayLike, y: ArrayLike, *, minimum: int = MINIMUM_N) -> tuple[float | None, float | None, str | None]:
     """Spearman rho and its two-sided p (scipy, t approximation).
 
     Args:
@@ -63,16 +61,12 @@ def spearman(
     return _correlation("spearman", x, y, minimum)
 
 
-def pearson(
-    x: ArrayLike, y: ArrayLike, *, minimum: int = MINIMUM_N
-) -> tuple[float | None, float | None, str | None]:
+def pearson(x: ArrayLike, y: ArrayLike, *, minimum: int = MINIMUM_N) -> tuple[float | None, float | None, str | None]:
     """Pearson r and its two-sided p (scipy); arguments and results as `spearman`."""
     return _correlation("pearson", x, y, minimum)
 
 
-def _correlation(
-    kind: str, x: ArrayLike, y: ArrayLike, minimum: int
-) -> tuple[float | None, float | None, str | None]:
+def _correlation(kind: str, x: ArrayLike, y: ArrayLike, minimum: int) -> tuple[float | None, float | None, str | None]:
     from scipy.stats import pearsonr, spearmanr
 
     a, b = finite_vector(x, "x"), finite_vector(y, "y")
@@ -93,5 +87,3 @@ def holm(p_values: Sequence[float | None], alpha: float = 0.05) -> list[float | 
         return [None] * len(p_values)
     adjusted = iter(multipletests(there, alpha=alpha, method="holm")[1])
     return [None if p is None else min(1.0, float(next(adjusted))) for p in p_values]
-
-

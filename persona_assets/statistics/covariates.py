@@ -57,14 +57,10 @@ def name_frequency(personas: Sequence[str], counts: Mapping[str, int]) -> FloatA
 
 def token_bucket(prompt_tokens: FloatArray) -> FloatArray:
     """Ordinal bucket of prompt length: 0 up to 5 tokens, 1 up to 10, 2 up to 20, 3 above."""
-    return np.searchsorted(np.array(TOKEN_BUCKET_EDGES, dtype=np.float64), prompt_tokens, side="left").astype(
-        np.float64
-    )
+    return np.searchsorted(np.array(TOKEN_BUCKET_EDGES, dtype=np.float64), prompt_tokens, side="left").astype(np.float64)
 
 
-def prompt_covariates(
-    observations: StudyObservations, corpus_counts: Mapping[str, int] | None = None
-) -> Covariates:
+def prompt_covariates(observations: StudyObservations, corpus_counts: Mapping[str, int] | None = None) -> Covariates:
     """Length, template, token bucket and name frequency of a study's prompts.
 
     Args:
@@ -100,11 +96,11 @@ def prompt_covariates(
 def rank_basis(covariates: Sequence[FloatArray]) -> FloatArray:
     """Orthonormal basis of intercept and ranked covariates, [n, rank]."""
     design = np.column_stack([np.ones(len(covariates[0])), *(average_ranks(z) for z in covariates)])
-    left, singular, _ = np.linalg.svd(unit_columns(design), full_matrices=False)
+    left, singular, _ = np.linalg.svd(_unit_columns(design), full_matrices=False)
     return np.asarray(left[:, singular > 1e-10 * singular[0]])
 
 
-def unit_columns(design: FloatArray) -> FloatArray:
+def _unit_columns(design: FloatArray) -> FloatArray:
     """Scale the columns of a design to length 1, so that its rank does not depend on units."""
     norms = np.linalg.norm(design, axis=0)
     return np.asarray(design / np.where(norms > 0, norms, 1.0))

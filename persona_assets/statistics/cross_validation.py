@@ -1,4 +1,4 @@
-"""Cross-validated prediction of the source rate from the cosine, per layer and with the layer chosen inside."""
+"""Cross-validated prediction of source rate from cosine, per layer and with the layer chosen inside."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def fold_masks(n: int, folds: int, repeats: int, seed: int) -> BoolArray:
 
 
 def fold_errors(x: FloatArray, y: FloatArray, masks: BoolArray) -> FloatArray:
-    """Out-of-fold squared errors of least squares of y on one predictor, for many predictors and folds at once.
+    """Out-of-fold squared errors of least squares on one predictor, for all layers and folds at once.
 
     Args:
         x: [layers, n].
@@ -154,9 +154,7 @@ def cross_validation(
     if n < minimum or is_constant(y):
         why = f"{n} personas, at least {minimum} needed" if n < minimum else "constant source rate"
         names = ("kfold_mse", "loo_mse", "nested_mse", "nested_r2")
-        return tidy_frame(
-            row(name, registered=i < 2, note=f"not estimable: {why}") for i, name in enumerate(names)
-        )
+        return tidy_frame(row(name, registered=i < 2, note=f"not estimable: {why}") for i, name in enumerate(names))
     usable = np.array([not is_constant(x) for x in observations.cosine])
     masks = fold_masks(n, folds, repeats, seed)
     weights = bootstrap_weights(n, resamples, "cross_validation_bootstrap", seed)
@@ -177,9 +175,7 @@ def cross_validation(
             rows.append(row(f"{kind}_mse", layer, float(values.mean()), low=low, high=high, registered=True))
         best = int(np.argmin(table.mean(axis=1)))
         note = f"smallest of {len(layers)} layers; optimistic, because the layer is chosen on the same errors"
-        rows.append(
-            row(f"{kind}_argmin_layer", layers[best], float(table[best].mean()), registered=True, note=note)
-        )
+        rows.append(row(f"{kind}_argmin_layer", layers[best], float(table[best].mean()), registered=True, note=note))
     return tidy_frame([*rows, *_nested_rows(row, nested_errors(x, y, masks), layers, weights, confidence)])
 
 
@@ -188,7 +184,8 @@ def _nested_rows(
 ) -> list[TidyRow]:
     counts = np.bincount(nested.chosen, minlength=len(layers))
     often = int(np.argmax(counts))
-    note = f"layer chosen inside the loop; most often layer {layers[often]} ({counts[often]} of {len(nested.chosen)})"
+    share = f"{counts[often]} of {len(nested.chosen)}"
+    note = f"layer chosen inside the loop; most often layer {layers[often]} ({share})"
     n = len(nested.squared)
     model, base = weights @ nested.squared / n, weights @ nested.baseline / n
     low, high = percentile_interval(model, confidence) or (None, None)
@@ -218,23 +215,19 @@ def _fits(x: FloatArray, y: FloatArray, train: FloatArray) -> tuple[FloatArray, 
 
 
 def _loo(x: FloatArray, y: FloatArray, train: FloatArray) -> FloatArray:
-    """Leave-one-out squared errors within each training set, [layers, sets, n]; meaningful inside the set only."""
+    """Leave-one-out squared errors within each set, [layers, sets, n]; meaningful inside the set only."""
     cx, cy = x - x.mean(axis=1, keepdims=True), y - y.mean()
     size, mean_x, mean_y, sum_xx, sum_xy = _moments(cx, cy, train)
     floor = _floor(x)
     slope = np.divide(sum_xy, sum_xx, out=np.zeros_like(sum_xy), where=sum_xx > floor)
     deviation = cx[:, None, :] - mean_x[..., None]
     residual = (cy - mean_y[:, None])[None] - slope[..., None] * deviation
-    share = np.divide(
-        deviation**2, sum_xx[..., None], out=np.zeros_like(deviation), where=sum_xx[..., None] > floor
-    )
+    share = np.divide(deviation**2, sum_xx[..., None], out=np.zeros_like(deviation), where=sum_xx[..., None] > floor)
     left = 1.0 - 1.0 / size[:, None] - share
     mean_only = (cy - mean_y[:, None])[None] / (1.0 - 1.0 / size[:, None])
-    error = np.divide(
-        residual, left, out=np.broadcast_to(mean_only, residual.shape).copy(), where=left > 1e-9
-    )
+    error = np.divide(residual, left, out=np.broadcast_to(mean_only, residual.shape).copy(), where=left > 1e-9)
     return np.asarray(error**2)
 
 
 def _floor(x: FloatArray) -> float:
-    return 1e-24 * float(np.max(np.abs(x))) ** 2 * x.shape[1] + 1e-300
+    return float(1e-24 * np.max(np.abs(x)) ** 2 * x.shape[1] + 1e-300)

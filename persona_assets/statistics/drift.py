@@ -162,9 +162,7 @@ def _pairs(
     now, parent = _by_key(rates_now, "source_rates"), _by_key(rates_parent, "source_rates of the parent")
     about_now = _measurements(measurements_now, "measurements")
     about_parent = _measurements(measurements_parent, "measurements of the parent")
-    columns = sorted(
-        {*condition_columns(measurements_now, ignore), *condition_columns(measurements_parent, ignore)}
-    )
+    columns = sorted({*condition_columns(measurements_now, ignore), *condition_columns(measurements_parent, ignore)})
     pairs = []
     for key, row in now.items():
         if key not in parent:
@@ -208,9 +206,7 @@ def _by_key(rates: pl.DataFrame, name: str) -> dict[tuple[str, int], dict[str, o
     for row in rates.to_dicts():
         key = (row["persona"], row["seed"])
         if key in rows:
-            raise StatisticsError(
-                f"{name}: {key[0]} (seed {key[1]}) stands there twice; choose one measurement."
-            )
+            raise StatisticsError(f"{name}: {key[0]} (seed {key[1]}) stands there twice; choose one measurement.")
         rows[key] = row
     return rows
 
@@ -220,9 +216,7 @@ def _measurements(frame: pl.DataFrame, name: str) -> dict[tuple[str, int, int], 
     return {(row["source"], row["seed"], row["measurement"]): row for row in frame.to_dicts()}
 
 
-def _measurement(
-    frame: dict[tuple[str, int, int], dict[str, object]], rate: dict[str, object], name: str
-) -> dict[str, object]:
+def _measurement(frame: dict[tuple[str, int, int], dict[str, object]], rate: dict[str, object], name: str) -> dict[str, object]:
     key = (rate["persona"], rate["seed"], rate["measurement"])
     if key not in frame:
         raise StatisticsError(f"{name}: no row for source {key[0]}, seed {key[1]}, measurement {key[2]}.")

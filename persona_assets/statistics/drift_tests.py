@@ -83,9 +83,7 @@ class Reading:
         return DriftTest(statistic, estimate, p, n, low, high, verdict, registered, note)
 
 
-def sign_test(
-    deltas: ArrayLike, *, drop_ties: bool = False, two_sided: bool = False
-) -> tuple[int, int, float]:
+def sign_test(deltas: ArrayLike, *, drop_ties: bool = False, two_sided: bool = False) -> tuple[int, int, float]:
     """Binomial test on the number of drops (scipy).
 
     Args:
@@ -132,9 +130,7 @@ def drift_tests(
         `sign_two_sided_ties_dropped`, `sign_one_sided_ties_dropped`, `wilcoxon`, `mean_delta`.
     """
     d = finite_vector(deltas, "deltas")
-    rows, _ = delta_tests(
-        d, Reading(confounded, (), alpha), seed, low_share, match_share, resamples, confidence
-    )
+    rows, _ = delta_tests(d, Reading(confounded, (), alpha), seed, low_share, match_share, resamples, confidence)
     return frame_of(rows, DRIFT_TESTS_SCHEMA)
 
 
@@ -185,17 +181,11 @@ def _without_ties(d: FloatArray, reading: Reading) -> list[DriftTest]:
     names = {"sign_two_sided_ties_dropped": True, "sign_one_sided_ties_dropped": False}
     ties = int((np.abs(d) <= _TIE).sum())
     if ties == len(d):
-        return [
-            reading.row(name, None, None, 0, None, "not estimable: every delta is a tie") for name in names
-        ]
+        return [reading.row(name, None, None, 0, None, "not estimable: every delta is a tie") for name in names]
     rows = []
     for name, two_sided in names.items():
         drops, n, p = sign_test(d, drop_ties=True, two_sided=two_sided)
-        rows.append(
-            reading.row(
-                name, drops / n, p, n, p < reading.alpha, f"{drops} of {n} sources drop, {ties} ties dropped"
-            )
-        )
+        rows.append(reading.row(name, drops / n, p, n, p < reading.alpha, f"{drops} of {n} sources drop, {ties} ties dropped"))
     return rows
 
 
@@ -227,6 +217,4 @@ def _mean_delta(d: FloatArray, seed: int, resamples: int, confidence: float, rea
     weights = bootstrap_weights(n, resamples, "drift_mean_delta", seed)
     interval = percentile_interval(weights @ d / n, confidence)
     found = interval is not None and not interval[0] <= 0.0 <= interval[1]
-    return reading.row(
-        "mean_delta", mean, None, n, found, "percentile bootstrap over sources", interval=interval
-    )
+    return reading.row("mean_delta", mean, None, n, found, "percentile bootstrap over sources", interval=interval)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from persona_assets.statistics.correlations import critical_rho, spearman
 from persona_assets.statistics.observations import OCCUPATIONAL
-from persona_assets.statistics.scan import critical_rho, spearman
 from persona_assets.statistics.splits import Split
 from persona_assets.statistics.tidy import RowTemplate, TidyRow, why_not_estimable
 
@@ -101,34 +101,25 @@ def _rho_gate(
     return GateRow(gate, name, layer, rho, threshold, p, n, passed, registered, note)
 
 
-def gate_a(
-    observations: StudyObservations, split: Split, layer: int, alpha: float, sign: int | None
-) -> GateRow:
+def gate_a(observations: StudyObservations, split: Split, layer: int, alpha: float, sign: int | None) -> GateRow:
     """Gate A: the holdout alone shows the correlation, raw-significant; with a sign, in that direction."""
     return _rho_gate("A", split, layer, observations, split.holdout, alpha, sign)
 
 
 def gate_c(observations: StudyObservations, layer: int, alpha: float, sign: int | None) -> GateRow:
     """Gate C: the correlation holds within the occupational category; with a sign, in that direction."""
-    keep = (
-        np.array([c == OCCUPATIONAL for c in observations.categories], dtype=np.bool_)
-        & ~observations.within_excluded
-    )
+    keep = np.array([c == OCCUPATIONAL for c in observations.categories], dtype=np.bool_) & ~observations.within_excluded
     return _rho_gate("C", None, layer, observations, keep, alpha, sign)
 
 
-def _slopes(
-    observations: StudyObservations, split: Split, layer: int
-) -> tuple[Slope | None, Slope | None, str | None]:
+def _slopes(observations: StudyObservations, split: Split, layer: int) -> tuple[Slope | None, Slope | None, str | None]:
     why = _unavailable(observations, layer, split)
     if why is not None:
         return None, None, why
     x, y = observations.at(layer), observations.rate
     calibration, why_calibration = slope(x[split.calibration], y[split.calibration])
     holdout, why_holdout = slope(x[split.holdout], y[split.holdout])
-    reasons = [
-        f"{part}: {why}" for part, why in (("calibration", why_calibration), ("holdout", why_holdout)) if why
-    ]
+    reasons = [f"{part}: {why}" for part, why in (("calibration", why_calibration), ("holdout", why_holdout)) if why]
     return calibration, holdout, "; ".join(reasons) or None
 
 
@@ -157,14 +148,12 @@ def gate_b(
         elif calibration.slope == 0.0:
             why = "the calibration slope is 0, a relative change from it does not exist"
     if why is not None or calibration is None or holdout is None:
-        return GateRow(
-            "B", split.name, layer, None, None, None, observations.n, False, registered, f"not passed: {why}"
-        )
+        return GateRow("B", split.name, layer, None, None, None, observations.n, False, registered, f"not passed: {why}")
     difference = abs(holdout.slope - calibration.slope)
     z, relative = difference / error, difference / abs(calibration.slope)
     threshold = float(norm.ppf(1.0 - alpha / 2.0))
     passed = z < threshold and relative < tolerance
-    note = f"z of the slope difference must stay below the threshold, and its relative change {relative:.4g} below {tolerance:g}"
+    note = f"z must stay below the threshold, and the relative change {relative:.4g} below {tolerance:g}"
     if sign is not None:
         passed = passed and calibration.slope * sign > 0 and holdout.slope * sign > 0
         note += "; both slopes must have the registered direction"

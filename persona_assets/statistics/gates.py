@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from persona_assets.statistics.buckets import BucketInputs, Confidence, Outcome, bucket, confidence
+from persona_assets.statistics.correlations import holm, spearman
 from persona_assets.statistics.gate_rules import GATES_SCHEMA, GateRow, gate_a, gate_b, gate_c, slope_rows
 from persona_assets.statistics.partial import partial_spearman
-from persona_assets.statistics.scan import holm, spearman, strongest_layer
+from persona_assets.statistics.scan import strongest_layer
 from persona_assets.statistics.splits import split_a, split_b
 from persona_assets.statistics.tidy import TidyRow, frame_of, tidy_frame
 
@@ -99,9 +100,7 @@ def evaluate_gates(
         details += [row for split in splits for row in slope_rows(observations, split, layer)]
     inputs = bucket_inputs(observations, rows, primary_layers, alpha, registered_sign, registered=True)
     outcome = bucket(inputs)
-    signed = bucket(
-        bucket_inputs(observations, rows, primary_layers, alpha, registered_sign, registered=False)
-    )
+    signed = bucket(bucket_inputs(observations, rows, primary_layers, alpha, registered_sign, registered=False))
     trust = confidence(
         outcome,
         signed_bucket=signed.bucket,
@@ -129,10 +128,7 @@ def bucket_inputs(
     registered: bool,
 ) -> BucketInputs:
     """Collect what the bucket rule looks at from the gate rows and the observations."""
-    scan = {
-        layer: spearman(x, observations.rate)
-        for layer, x in zip(observations.layers, observations.cosine, strict=True)
-    }
+    scan = {layer: spearman(x, observations.rate) for layer, x in zip(observations.layers, observations.cosine, strict=True)}
     p_values = [scan[layer][1] for layer in observations.layers]
     adjusted = dict(zip(observations.layers, holm(p_values, alpha), strict=True))
 
@@ -144,9 +140,7 @@ def bucket_inputs(
     for layer in primary_layers:
         partials[layer] = None
         if observations.has_layer(layer):
-            partials[layer] = partial_spearman(
-                observations.at(layer), observations.rate, [observations.log_length]
-            )[1]
+            partials[layer] = partial_spearman(observations.at(layer), observations.rate, [observations.log_length])[1]
     return BucketInputs(
         primary_layers=tuple(primary_layers),
         rho={layer: scan[layer][0] for layer in observations.layers},

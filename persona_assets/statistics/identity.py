@@ -48,9 +48,7 @@ def conditions_of(row: dict[str, object], columns: Sequence[str]) -> dict[str, s
     return {name: UNKNOWN if row.get(name) in (None, "", UNKNOWN) else str(row[name]) for name in columns}
 
 
-def check_identity(
-    measurements: pl.DataFrame, *, override: str | None = None, ignore: Sequence[str] = ()
-) -> IdentityCheck:
+def check_identity(measurements: pl.DataFrame, *, override: str | None = None, ignore: Sequence[str] = ()) -> IdentityCheck:
     """Check that measurements may be analysed together.
 
     Args:
@@ -74,12 +72,10 @@ def check_identity(
     unknown = tuple(name for name in columns if any(row[name] == UNKNOWN for row in rows))
     digests = tuple(sha256_json(row) for row in rows)
     if differing and override is None:
-        examples = "; ".join(
-            f"{name}: {', '.join(sorted({row[name] for row in rows}))}" for name in differing
-        )
+        examples = "; ".join(f"{name}: {', '.join(sorted({row[name] for row in rows}))}" for name in differing)
         raise MixedIdentityError(
-            f"These measurements were not made under the same conditions ({examples}). Re-evaluate the older ones, or "
-            f"give an override with a reason, which the report will print."
+            f"These measurements were not made under the same conditions ({examples}). Re-evaluate the older "
+            f"ones, or give an override with a reason, which the report will print."
         )
     notes = []
     if differing:
@@ -89,9 +85,7 @@ def check_identity(
     return IdentityCheck(digests, differing, unknown, "; ".join(notes) or None)
 
 
-def same_conditions(
-    row: dict[str, object], other: dict[str, object], columns: Sequence[str]
-) -> tuple[bool, tuple[str, ...]]:
+def same_conditions(row: dict[str, object], other: dict[str, object], columns: Sequence[str]) -> tuple[bool, tuple[str, ...]]:
     """Compare the conditions of two measurements; what is unknown on either side is never equal.
 
     Returns:

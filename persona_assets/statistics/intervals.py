@@ -34,9 +34,7 @@ def wilson(hits: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> tuple[Flo
 
     count, nobs = finite_array(hits, "hits"), finite_array(n, "n")
     if (nobs < 1).any():
-        raise StatisticsError(
-            "wilson: a rate without any completion has no interval; measure the cell first."
-        )
+        raise StatisticsError("wilson: a rate without any completion has no interval; measure the cell first.")
     if (count < 0).any() or (count > nobs).any():
         raise StatisticsError("wilson: hits must lie between 0 and n.")
     low, high = proportion_confint(count, nobs, alpha=1.0 - confidence, method="wilson")
@@ -71,17 +69,11 @@ def cluster_bootstrap(
     """
     count, nobs = finite_array(hits, "hits"), finite_array(n, "n")
     if count.ndim != 2 or count.shape != nobs.shape:
-        raise StatisticsError(
-            f"cluster_bootstrap: hits {count.shape} and n {nobs.shape} must be [cells, questions]."
-        )
+        raise StatisticsError(f"cluster_bootstrap: hits {count.shape} and n {nobs.shape} must be [cells, questions].")
     if (nobs < 1).any() or (count < 0).any() or (count > nobs).any():
-        raise StatisticsError(
-            "cluster_bootstrap: each question needs completions, and hits between 0 and their number."
-        )
+        raise StatisticsError("cluster_bootstrap: each question needs completions, and hits between 0 and their number.")
     cells, questions = count.shape
-    draws = generator("cluster_bootstrap", seed, questions, resamples).integers(
-        0, questions, (resamples, questions)
-    )
+    draws = generator("cluster_bootstrap", seed, questions, resamples).integers(0, questions, (resamples, questions))
     weights = np.zeros((questions, resamples))
     np.add.at(weights, (draws, np.arange(resamples)[:, None]), 1.0)
     low, high = np.full(cells, np.nan), np.full(cells, np.nan)
@@ -94,5 +86,3 @@ def cluster_bootstrap(
         resampled = (count[part] @ weights) / (nobs[part] @ weights)
         low[part], high[part] = np.quantile(resampled, [tail, 1.0 - tail], axis=1)
     return low, high
-
-

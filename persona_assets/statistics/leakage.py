@@ -77,9 +77,7 @@ class LeakageMatrices:
             "mean_tokens",
         ]
         require_columns(cells, columns, "cells")
-        require_columns(
-            pairwise_cosines, ["layer", "persona_a", "persona_b", "cosine", "centring"], "pairwise_cosines"
-        )
+        require_columns(pairwise_cosines, ["layer", "persona_a", "persona_b", "cosine", "centring"], "pairwise_cosines")
         ids = list(personas)
         own = cells.filter(pl.col("source").is_in(ids) & pl.col("eval_persona").is_in(ids))
         if own.is_empty():
@@ -168,8 +166,8 @@ def _cosines(frame: pl.DataFrame, ids: Sequence[str]) -> tuple[tuple[int, ...], 
     cosine[at, placed["a"].to_numpy(), placed["b"].to_numpy()] = placed["cosine"].to_numpy()
     if placed.height != cosine.size or np.isnan(cosine).any():
         raise StatisticsError(
-            f"pairwise_cosines: {placed.height} rows for {len(ids)} personas and {len(layers)} layers, expected each "
-            f"ordered pair once at each layer ({cosine.size})."
+            f"pairwise_cosines: {placed.height} rows for {len(ids)} personas and {len(layers)} layers, "
+            f"expected each ordered pair once at each layer ({cosine.size})."
         )
     return layers, cosine
 
@@ -179,4 +177,4 @@ def _column_mean(matrix: FloatArray) -> FloatArray:
     there = np.isfinite(matrix)
     count = there.sum(axis=0)
     total = np.where(there, matrix, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(matrix.shape[1], np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(matrix.shape[1], np.nan), where=count > 0))

@@ -66,9 +66,7 @@ def mantel(
     return mantel_tests(predictor, [CellOutcome(outcome, use)], seed=seed, count=count)[0]
 
 
-def mantel_tests(
-    predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed: int, count: int = 9999
-) -> list[MantelResult]:
+def mantel_tests(predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed: int, count: int = 9999) -> list[MantelResult]:
     """Test the correlation of a matrix with several others over cells off the diagonal, at every layer.
 
     The cells used belong to the outcome and move with its personas when they are permuted, so a choice of
@@ -114,15 +112,12 @@ def mantel_tests(
             tally += (np.abs(found) >= np.abs(target) - _ROUNDING).sum(axis=0)
     flat = np.ptp(scores, axis=1) == 0
     results = iter(zip(observed, extreme, strict=True))
-    return [
-        table.result(flat, count, *(next(results) if table.reason is None else (None, None)))
-        for table in tables
-    ]
+    return [table.result(flat, count, *(next(results) if table.reason is None else (None, None))) for table in tables]
 
 
 @dataclass(frozen=True)
 class _Table:
-    """An outcome prepared for permutation: both directions of each pair added up, rows and columns flattened."""
+    """An outcome prepared for permutation: both directions of each pair added up, and flattened."""
 
     ranks: NDArray[np.float32]
     weights: NDArray[np.float32] | None
@@ -143,9 +138,7 @@ class _Table:
         cells = int(used.sum())
         empty = np.empty(0, dtype=np.float32)
         if cells < _MINIMUM_CELLS:
-            return cls(
-                empty, None, cells, reason=f"not estimable: {cells} cells, at least {_MINIMUM_CELLS} needed"
-            )
+            return cls(empty, None, cells, reason=f"not estimable: {cells} cells, at least {_MINIMUM_CELLS} needed")
         values = finite_array(outcome.values[used], "outcome")
         if np.ptp(values) == 0:
             return cls(empty, None, cells, reason="not estimable: constant outcome")
@@ -176,21 +169,15 @@ class _Table:
         # The ranks have mean 0 and variance 1 over the used cells, so only the predictor needs scaling here.
         return np.divide(means, spread, out=np.zeros(means.shape), where=spread > _ROUNDING)
 
-    def result(
-        self, flat: BoolArray, count: int, observed: FloatArray | None, extreme: IntArray | None
-    ) -> MantelResult:
+    def result(self, flat: BoolArray, count: int, observed: FloatArray | None, extreme: IntArray | None) -> MantelResult:
         """Turn counts into p-values; a layer whose predictor is constant has none."""
         if observed is None or extreme is None:
-            return MantelResult(
-                np.full(len(flat), np.nan), np.full(len(flat), np.nan), self.cells, self.reason
-            )
+            return MantelResult(np.full(len(flat), np.nan), np.full(len(flat), np.nan), self.cells, self.reason)
         p = (1.0 + extreme) / (1.0 + count)
         return MantelResult(np.where(flat, np.nan, observed), np.where(flat, np.nan, p), self.cells)
 
 
-def _cells_of(
-    orders: NDArray[np.int32], first: IntArray, second: IntArray, n: int
-) -> Iterator[NDArray[np.int32]]:
+def _cells_of(orders: NDArray[np.int32], first: IntArray, second: IntArray, n: int) -> Iterator[NDArray[np.int32]]:
     """Flat positions of the pairs under each order of personas, in pieces; the buffer is reused."""
     step = max(1, min(len(orders), _CHUNK_VALUES // len(first)))
     buffer, other = np.empty((2, step, len(first)), dtype=np.int32)

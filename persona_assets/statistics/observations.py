@@ -1,4 +1,4 @@
-"""What the per-persona families work on: one rate per persona, cosines per layer, and facts about the prompts."""
+"""What the per-persona families work on: a rate per persona, cosines per layer, facts about prompts."""
 
 from __future__ import annotations
 
@@ -71,17 +71,13 @@ class StudyObservations:
         }
         for name, (got, wanted) in shapes.items():
             if got != wanted:
-                raise StatisticsError(
-                    f"{name}: shape {got}, expected {wanted} for {n} personas and {depth} layers."
-                )
+                raise StatisticsError(f"{name}: shape {got}, expected {wanted} for {n} personas and {depth} layers.")
         for name in ("rate", "cosine", "prompt_tokens", "rate_by_seed"):
             finite_array(getattr(self, name), name)
         if (self.rate < 0).any() or (self.rate > 1).any():
             raise StatisticsError("rate: a source rate lies outside 0..1.")
         if (self.prompt_tokens < 1).any():
-            raise StatisticsError(
-                "prompt_tokens: a prompt has less than one token, so its log length does not exist."
-            )
+            raise StatisticsError("prompt_tokens: a prompt has less than one token, so its log length does not exist.")
 
     @classmethod
     def from_frames(
@@ -105,16 +101,14 @@ class StudyObservations:
         Raises:
             StatisticsError: a persona or layer is missing in a table, or stands there twice.
         """
-        require_columns(
-            source_rates, ["persona", "category", "cohort", "seed", "rate", "prompt_tokens"], "source_rates"
-        )
+        require_columns(source_rates, ["persona", "category", "cohort", "seed", "rate", "prompt_tokens"], "source_rates")
         require_columns(geometry, ["layer", "persona", "cosine", "centring"], "geometry")
         if source_rates.is_empty():
             raise StatisticsError("source_rates is empty: no source persona has been measured.")
         twice = source_rates.group_by("persona", "seed").len().filter(pl.col("len") > 1).sort("persona")
         if twice.height:
             raise StatisticsError(
-                f"source_rates: {twice['persona'][0]} (seed {twice['seed'][0]}) stands there {twice['len'][0]} times; "
+                f"source_rates: {twice['persona'][0]} (seed {twice['seed'][0]}) stands there more than once; "
                 f"choose one measurement per persona and seed."
             )
         facts = source_rates.unique("persona", keep="first", maintain_order=True)
@@ -190,9 +184,7 @@ class StudyObservations:
         return self.subset(np.array([persona != self.anchor for persona in self.personas]))
 
 
-def _table(
-    frame: pl.DataFrame, row: str, rows: Sequence[object], ids: Sequence[str], value: str, name: str
-) -> FloatArray:
+def _table(frame: pl.DataFrame, row: str, rows: Sequence[object], ids: Sequence[str], value: str, name: str) -> FloatArray:
     """Pivot a long frame into [rows, personas], refusing holes and doubles."""
     row_index = {key: i for i, key in enumerate(rows)}
     id_index = {persona: i for i, persona in enumerate(ids)}
@@ -210,9 +202,7 @@ def _table(
     return table
 
 
-def _persona_facts(
-    personas: pl.DataFrame | None, ids: tuple[str, ...]
-) -> tuple[BoolArray, tuple[str, ...] | None]:
+def _persona_facts(personas: pl.DataFrame | None, ids: tuple[str, ...]) -> tuple[BoolArray, tuple[str, ...] | None]:
     excluded = np.zeros(len(ids), dtype=np.bool_)
     if personas is None:
         return excluded, None

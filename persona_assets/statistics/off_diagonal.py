@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.statistics.correlations import spearman
 from persona_assets.statistics.mantel import CellOutcome, mantel_tests
-from persona_assets.statistics.scan import spearman
 from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, tidy_frame
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def off_diagonal(
     }
     outcomes |= _floor_outcomes(matrices)
     outcomes |= _residual_outcome(matrices)
-    results = mantel_tests(
-        matrices.cosine, [outcome for outcome, _ in outcomes.values()], seed=seed, count=permutations
-    )
+    results = mantel_tests(matrices.cosine, [outcome for outcome, _ in outcomes.values()], seed=seed, count=permutations)
     for (name, (outcome, note)), result in zip(outcomes.items(), results, strict=True):
         rows += _rows(matrices, name, outcome, result, note)
     if matrices.anchor in matrices.personas and matrices.n > 2:
@@ -107,9 +105,7 @@ def _choices(matrices: LeakageMatrices, strong_above: float) -> dict[str, tuple[
     return choices
 
 
-def _rows(
-    matrices: LeakageMatrices, name: str, outcome: CellOutcome, result: MantelResult, note: str | None
-) -> list[TidyRow]:
+def _rows(matrices: LeakageMatrices, name: str, outcome: CellOutcome, result: MantelResult, note: str | None) -> list[TidyRow]:
     row = RowTemplate(FAMILY, result.cells, PREDICTOR, name)
     registered = name in {f"{OUTCOME}:{part}" for part in ("all", "strong", "weak")}
     use = ~np.eye(matrices.n, dtype=np.bool_) if outcome.use is None else outcome.use
@@ -174,11 +170,7 @@ def _capability_rows(matrices: LeakageMatrices, capability_loss: Mapping[str, fl
     outcome = "mean_bystander_rate_of_source"
     means = _means(matrices.rate, matrices.measured, axis=1)
     lengths = _means(matrices.mean_tokens, matrices.measured, axis=1)
-    rows = [
-        _source_row(
-            lengths, means, "completion_length", outcome, "capability loss, proxy: mean tokens per completion"
-        )
-    ]
+    rows = [_source_row(lengths, means, "completion_length", outcome, "capability loss, proxy: mean tokens per completion")]
     if capability_loss is None:
         row = RowTemplate(FAMILY, 0, "capability_loss", outcome)
         rows.append(row("spearman", note="not estimable: no capability was measured for the adapters"))
@@ -187,9 +179,7 @@ def _capability_rows(matrices: LeakageMatrices, capability_loss: Mapping[str, fl
         raise StatisticsError(f"capability_loss: {', '.join(unknown)} are not in the panel.")
     loss = np.array([capability_loss.get(persona, np.nan) for persona in matrices.personas], dtype=np.float64)
     rows.append(_source_row(loss, means, "capability_loss", outcome, "one point per source"))
-    rows.append(
-        _source_row(loss, matrices.source_rate, "capability_loss", "source_rate", "one point per source")
-    )
+    rows.append(_source_row(loss, matrices.source_rate, "capability_loss", "source_rate", "one point per source"))
     return rows
 
 
@@ -205,4 +195,4 @@ def _means(matrix: FloatArray, use: BoolArray, axis: int) -> FloatArray:
     there = use & np.isfinite(matrix)
     count = there.sum(axis=axis)
     total = np.where(there, matrix, 0.0).sum(axis=axis)
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0))

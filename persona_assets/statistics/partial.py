@@ -1,13 +1,19 @@
-"""Partial correlations of cosine and source rate: length, and several prompt covariates. Descriptive, never a gate."""
+"""Partial correlations of cosine and source rate given the prompt's covariates: descriptive, never a gate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.statistics.covariates import (
+    ZERO_RESIDUAL,
+    Covariates,
+    name_frequency,
+    prompt_covariates,
+    rank_basis,
+)
 from persona_assets.statistics.ranks import average_ranks, permutations
 from persona_assets.statistics.tidy import (
     RowTemplate,
@@ -26,8 +32,19 @@ if TYPE_CHECKING:
     from persona_assets.statistics.observations import StudyObservations
     from persona_assets.statistics.tidy import FloatArray
 
+__all__ = [
+    "name_frequency",
+    "partial_permutation_p",
+    "partial_reranked",
+    "partial_rows",
+    "partial_spearman",
+    "prompt_covariates",
+]
+
 FAMILY = "partial"
 OUTCOME = "source_rate"
+
+
 def partial_spearman(
     x: ArrayLike, y: ArrayLike, covariates: Sequence[ArrayLike]
 ) -> tuple[float | None, float | None, str | None]:
@@ -180,14 +197,10 @@ def _family_rows(
     rows = []
     permuted: list[float | None] = [None] * len(observations.layers)
     if columns:
-        permuted = partial_permutation_p(
-            observations.cosine, observations.rate, columns, seed=seed, count=count
-        )
+        permuted = partial_permutation_p(observations.cosine, observations.rate, columns, seed=seed, count=count)
     for layer, x, permutation_p in zip(observations.layers, observations.cosine, permuted, strict=True):
         estimate, p, reason = (
-            partial_spearman(x, observations.rate, columns)
-            if columns
-            else (None, None, "not estimable: no covariate left")
+            partial_spearman(x, observations.rate, columns) if columns else (None, None, "not estimable: no covariate left")
         )
         text = f"{reason}; {note}" if reason else note
         rows.append(row(statistic, layer, estimate, p=p, registered=registered, note=text))
@@ -206,9 +219,7 @@ def _reranked_rows(observations: StudyObservations, covariates: Covariates, pred
     return rows
 
 
-def _checked(
-    x: ArrayLike, y: ArrayLike, covariates: Sequence[ArrayLike]
-) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
+def _checked(x: ArrayLike, y: ArrayLike, covariates: Sequence[ArrayLike]) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
     if not len(covariates):
         raise StatisticsError("A partial correlation needs at least one covariate.")
     a, b = finite_vector(x, "x"), finite_vector(y, "y")
@@ -217,9 +228,7 @@ def _checked(
     return a, b, z
 
 
-def _rank_residuals(
-    x: FloatArray, y: FloatArray, covariates: Sequence[FloatArray]
-) -> tuple[FloatArray, FloatArray, str | None]:
+def _rank_residuals(x: FloatArray, y: FloatArray, covariates: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray, str | None]:
     n, k = len(x), len(covariates)
     empty = np.empty(0)
     if n - 2 - k < 1:
@@ -238,5 +247,3 @@ def _rank_residuals(
             return empty, empty, f"not estimable: the covariates explain the ranks of {name} completely"
         residuals.append(residual)
     return residuals[0], residuals[1], None
-
-

@@ -1,4 +1,4 @@
-"""Power of every gate and of the whole registered rule, computed from the study's plan before anything is measured."""
+"""Power of every gate and of the whole rule, computed from the plan before anything is measured."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from persona_assets.statistics.correlations import critical_rho, holm_critical_rho
+from persona_assets.statistics.intervals import wilson
 from persona_assets.statistics.observations import OCCUPATIONAL
 from persona_assets.statistics.ranks import unit_scores
-from persona_assets.statistics.rates import wilson
-from persona_assets.statistics.scan import critical_rho, holm_critical_rho
 from persona_assets.statistics.splits import Split, split_a, split_b
 from persona_assets.statistics.tidy import StatisticsError, frame_of, generator
 
@@ -146,8 +146,8 @@ def power(
     every = list(dict.fromkeys([*rhos, *rule_rhos]))
     if design.n < _MINIMUM_N or draws < 1 or any(not -1.0 < rho < 1.0 for rho in every):
         raise StatisticsError(
-            f"power needs at least {_MINIMUM_N} personas, one draw and rhos inside (-1, 1); got {design.n} personas, "
-            f"{draws} draws, rhos {every}."
+            f"power needs at least {_MINIMUM_N} personas, one draw and rhos inside (-1, 1); got {design.n} "
+            f"personas, {draws} draws, rhos {every}."
         )
     hits: dict[tuple[float, str], int] = {}
     random = generator("power", seed, design.n)
@@ -160,12 +160,7 @@ def power(
             for quantity, passed in half.outcomes(rho * x + np.sqrt(1.0 - rho**2) * noise).items():
                 hits[rho, quantity] = hits.get((rho, quantity), 0) + int(passed.sum())
     plan = [(rho, quantity, True) for rho in rhos for quantity in _SINGLE]
-    plan += [
-        (rho, quantity, False)
-        for rho in rule_rhos
-        for quantity in _JOINT
-        if (rho, quantity, True) not in plan
-    ]
+    plan += [(rho, quantity, False) for rho in rule_rhos for quantity in _JOINT if (rho, quantity, True) not in plan]
     notes = _notes(design)
     rows = []
     for rho, quantity, registered in plan:
@@ -209,9 +204,7 @@ def _unusable(split: Split) -> str | None:
     if split.reason:
         return split.reason
     if split.holdout.sum() < _MINIMUM_N or split.calibration.sum() < 3:
-        return (
-            f"split {split.name} has {int(split.calibration.sum())} and {int(split.holdout.sum())} personas"
-        )
+        return f"split {split.name} has {int(split.calibration.sum())} and {int(split.holdout.sum())} personas"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Linear probe: can the persona be read from the hidden state of one question, and is it taken for the anchor?"""
+"""Linear probe: is the persona readable from one question's hidden state, and taken for the anchor?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from persona_assets.statistics.rates import wilson
-from persona_assets.statistics.scan import OUTCOME, spearman
+from persona_assets.hashing import derive_seed
+from persona_assets.statistics.correlations import spearman
+from persona_assets.statistics.intervals import wilson
+from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, generator, tidy_frame
 
 if TYPE_CHECKING:
@@ -51,11 +53,12 @@ def probe(
     components: int = COMPONENTS,
     regularisation: float = 1.0,
 ) -> list[ProbeResult]:
-    """Fit a multinomial logistic regression of the persona on hidden states, cross-validated by question (scikit-learn).
+    """Fit a multinomial logistic regression of the persona on states, cross-validated by question.
 
-    Training states are standardised and reduced to their leading principal components, fitted on the training
-    questions only; a held-out question is new to everything. Features are whitened, so that the ridge penalty
-    means the same at every layer.
+    The classifier is scikit-learn's. Training states are standardised and reduced to their leading principal
+    components, fitted on the training questions only: a held-out question is new to everything. Components
+        are
+    whitened, so that the ridge penalty means the same at every layer.
 
     Args:
         states: [personas, questions, layers, hidden] last-input-token states of the base model.
@@ -74,25 +77,21 @@ def probe(
     """
     array = np.asarray(states)
     if array.ndim != 4:
-        raise StatisticsError(
-            f"probe: states have shape {array.shape}, expected [personas, questions, layers, hidden]."
-        )
+        raise StatisticsError(f"probe: states have shape {array.shape}, expected [personas, questions, layers, hidden].")
     personas, questions, depth, _ = array.shape
     names = tuple(range(depth)) if layers is None else tuple(layers)
     if len(names) != depth:
         raise StatisticsError(f"probe: {depth} layers of states and {len(names)} layer numbers.")
     if personas < 2 or folds < 2 or questions < folds:
         raise StatisticsError(
-            f"probe: {personas} personas and {questions} questions in {folds} folds; two personas, two folds and a "
-            f"question per fold are needed."
+            f"probe: {personas} personas and {questions} questions in {folds} folds; two personas, two "
+            f"folds and a question per fold are needed."
         )
     if not np.isfinite(array).all():
         raise StatisticsError("probe: a hidden state is not finite.")
     fold_of = generator("probe_folds", seed, questions, folds).permutation(np.arange(questions) % folds)
-    return [
-        _probe_layer(array[:, :, i], name, fold_of, components, regularisation)
-        for i, name in enumerate(names)
-    ]
+    random_state = derive_seed("probe_components", seed) % 2**32
+    return [_probe_layer(array[:, :, i], name, fold_of, components, regularisation, random_state) for i, name in enumerate(names)]
 
 
 def anchor_confusability(result: ProbeResult, anchor: int) -> FloatArray:
@@ -130,9 +129,7 @@ def probe_rows(
         StatisticsError: the anchor is not among the personas, or lengths differ.
     """
     if anchor not in personas or len(personas) != len(rate):
-        raise StatisticsError(
-            f"probe: {len(personas)} personas, {len(rate)} rates, anchor {anchor!r} must fit together."
-        )
+        raise StatisticsError(f"probe: {len(personas)} personas, {len(rate)} rates, anchor {anchor!r} must fit together.")
     position = list(personas).index(anchor)
     others = np.arange(len(personas)) != position
     row = RowTemplate(FAMILY, int(others.sum()), "anchor_confusability", OUTCOME)
@@ -159,7 +156,12 @@ def probe_rows(
 
 
 def _probe_layer(
-    states: FloatArray, layer: int, fold_of: IntArray, components: int, regularisation: float
+    states: FloatArray,
+    layer: int,
+    fold_of: IntArray,
+    components: int,
+    regularisation: float,
+    random_state: int,
 ) -> ProbeResult:
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -173,10 +175,9 @@ def _probe_layer(
         train_states = states[:, ~test].reshape(-1, hidden).astype(np.float64)
         labels = np.repeat(np.arange(personas), int((~test).sum()))
         kept = min(components, hidden, len(train_states) - 1)
-        # The full solver is deterministic; a randomised one would need a seed and give nothing at this size.
         model = make_pipeline(
             StandardScaler(),
-            PCA(n_components=kept, whiten=True, svd_solver="full"),
+            PCA(n_components=kept, whiten=True, svd_solver="auto", random_state=random_state),
             LogisticRegression(C=regularisation, max_iter=_ITERATIONS),
         )
         model.fit(train_states, labels)

@@ -39,9 +39,7 @@ def spearman_rows(x: FloatArray, y: FloatArray) -> FloatArray:
     Returns:
         The correlations; 0 where a row has no variation, so only for draws from continuous populations.
     """
-    return np.asarray(
-        np.einsum("...i,...i->...", unit_scores(average_ranks(x)), unit_scores(average_ranks(y)))
-    )
+    return np.asarray(np.einsum("...i,...i->...", unit_scores(average_ranks(x)), unit_scores(average_ranks(y))))
 
 
 def bootstrap_weights(n: int, resamples: int, *purpose: str | int) -> FloatArray:

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from persona_assets.statistics.tidy import FloatArray, IntArray
 
-__all__ = ["CELLS_SCHEMA", "SOURCE_RATES_SCHEMA", "build_cells", "cells_table", "cluster_bootstrap", "source_rates", "wilson"]
+__all__ = [
+    "CELLS_SCHEMA",
+    "SOURCE_RATES_SCHEMA",
+    "build_cells",
+    "cells_table",
+    "cluster_bootstrap",
+    "source_rates",
+    "wilson",
+]
 
 CELL_KEYS = ("source", "eval_persona", "seed", "measurement")
 CELLS_SCHEMA: dict[str, type[pl.DataType]] = {
@@ -130,9 +138,7 @@ def cells_table(
         *_cluster_columns(cells, seed, resamples, confidence),
     )
     cells = cells.join(_base_rates(con, base), on="eval_persona", how="left", maintain_order="left")
-    cells = _with_kind(con, cells, negatives).with_columns(
-        (pl.col("rate") - pl.col("base_rate")).alias("residual_rate")
-    )
+    cells = _with_kind(con, cells, negatives).with_columns((pl.col("rate") - pl.col("base_rate")).alias("residual_rate"))
     return cells.select(pl.col(name).cast(dtype) for name, dtype in CELLS_SCHEMA.items())
 
 
@@ -187,9 +193,7 @@ def source_rates(cells: pl.DataFrame, personas: pl.DataFrame) -> pl.DataFrame:
     facts = personas.select("persona", "category", "cohort", "prompt_tokens").with_row_index("panel_position")
     own = cells.filter(pl.col("source") == pl.col("eval_persona")).rename({"source": "persona"})
     if missing := [p for p in personas["persona"].to_list() if p not in set(own["persona"].to_list())]:
-        raise StatisticsError(
-            f"cells: no cell (s, s) for {', '.join(missing)}; evaluate these sources first."
-        )
+        raise StatisticsError(f"cells: no cell (s, s) for {', '.join(missing)}; evaluate these sources first.")
     if extra := sorted(set(own["persona"].to_list()) - set(personas["persona"].to_list())):
         raise StatisticsError(f"personas: no row for the sources {', '.join(extra)}.")
     joined = own.join(facts, on="persona", how="inner").sort("panel_position", "seed", "measurement")
@@ -208,9 +212,7 @@ def _query(con: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
     return frame
 
 
-def _check_completions(
-    con: duckdb.DuckDBPyConnection, name: str, columns: tuple[str, ...], key: tuple[str, ...]
-) -> None:
+def _check_completions(con: duckdb.DuckDBPyConnection, name: str, columns: tuple[str, ...], key: tuple[str, ...]) -> None:
     relation = _relation(name)
     there = con.sql(f"SELECT * FROM {relation} LIMIT 0").columns
     if missing := [column for column in columns if column not in there]:
@@ -221,32 +223,22 @@ def _check_completions(
         raise StatisticsError(f"{name}: there are no completions.")
     if bad := {column: rows[column] for column in columns if rows[column]}:
         raise StatisticsError(f"{name}: null values in {bad}; a completion without these cannot be counted.")
-    doubles = _query(
-        con, f"SELECT {', '.join(key)} FROM {relation} GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
-    )
+    doubles = _query(con, f"SELECT {', '.join(key)} FROM {relation} GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1")
     if doubles.height:
-        raise StatisticsError(
-            f"{name}: the same completion stands there more than once: {doubles.row(0, named=True)}."
-        )
+        raise StatisticsError(f"{name}: the same completion stands there more than once: {doubles.row(0, named=True)}.")
     if "finish_reason" in columns:
         odd = _query(
             con,
             f"SELECT DISTINCT finish_reason FROM {relation} WHERE finish_reason NOT IN ('stop', 'length')",
         )
         if odd.height:
-            raise StatisticsError(
-                f"{name}: finish_reason {odd['finish_reason'].to_list()}; known are stop and length."
-            )
+            raise StatisticsError(f"{name}: finish_reason {odd['finish_reason'].to_list()}; known are stop and length.")
 
 
-def _cluster_columns(
-    cells: pl.DataFrame, seed: int, resamples: int, confidence: float
-) -> tuple[pl.Series, pl.Series]:
+def _cluster_columns(cells: pl.DataFrame, seed: int, resamples: int, confidence: float) -> tuple[pl.Series, pl.Series]:
     low, high = np.full(cells.height, np.nan), np.full(cells.height, np.nan)
     for rows, hits, n in _by_question_count(cells):
-        low[rows], high[rows] = cluster_bootstrap(
-            hits, n, seed=seed, resamples=resamples, confidence=confidence
-        )
+        low[rows], high[rows] = cluster_bootstrap(hits, n, seed=seed, resamples=resamples, confidence=confidence)
     return (
         pl.Series("cluster_low", low).fill_nan(None),
         pl.Series("cluster_high", high).fill_nan(None),

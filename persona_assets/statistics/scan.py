@@ -80,7 +80,7 @@ def leave_one_out_pearson(x: ArrayLike, y: ArrayLike) -> FloatArray:
 
 
 def variance_inflation(x: ArrayLike, covariate: ArrayLike) -> tuple[float | None, str | None]:
-    """Variance inflation factor of a covariate beside the predictor (statsmodels): 1 / (1 - r^2) with an intercept.
+    """Variance inflation factor of a covariate beside the predictor (statsmodels): 1 / (1 - r^2).
 
     Returns:
         The factor (at least 1) and None, or None and the reason.
@@ -166,9 +166,7 @@ def scan(
         )
     tests = sum(p is not None for p in p_values)
     if n >= 3 and tests:
-        rows.append(
-            row("critical_rho", None, critical_rho(n, alpha), note=f"raw, two-sided, alpha {alpha:g}")
-        )
+        rows.append(row("critical_rho", None, critical_rho(n, alpha), note=f"raw, two-sided, alpha {alpha:g}"))
         rows.append(
             row(
                 "holm_critical_rho",
@@ -244,24 +242,16 @@ def scan_sensitivity(
     return pl.concat(parts) if parts else tidy_frame([])
 
 
-def _intervals(
-    observations: StudyObservations, seed: int, resamples: int, confidence: float
-) -> dict[int, tuple[float, float]]:
+def _intervals(observations: StudyObservations, seed: int, resamples: int, confidence: float) -> dict[int, tuple[float, float]]:
     if observations.n < MINIMUM_N:
         return {}
     weights = bootstrap_weights(observations.n, resamples, "bootstrap_rho", seed)
     draws = bootstrap_spearman(observations.cosine, observations.rate, weights)
     pairs = zip(observations.layers, draws, strict=True)
-    return {
-        layer: interval
-        for layer, row in pairs
-        if (interval := percentile_interval(row, confidence)) is not None
-    }
+    return {layer: interval for layer, row in pairs if (interval := percentile_interval(row, confidence)) is not None}
 
 
-def _leave_one_out_row(
-    row: RowTemplate, layer: int, x: FloatArray, y: FloatArray, note: str | None
-) -> TidyRow:
+def _leave_one_out_row(row: RowTemplate, layer: int, x: FloatArray, y: FloatArray, note: str | None) -> TidyRow:
     if note:
         return row("loo_pearson", layer, None, note=note)
     values = leave_one_out_pearson(x, y)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from persona_assets.statistics.scan import OUTCOME, spearman
+from persona_assets.statistics.correlations import spearman
+from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, finite_array, tidy_frame
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class VarianceParts:
 
 
 def variance_parts(rates: ArrayLike, n: ArrayLike) -> VarianceParts:
-    """Split the variance of rates, by one-way random-effects analysis of variance with known sampling variance.
+    """Split the variance of rates, by one-way random effects with known sampling variance.
 
     Source: Searle, Casella & McCulloch (1992), Variance Components, section 3.6. Mean squares within personas
         estimate
@@ -65,14 +66,10 @@ def variance_parts(rates: ArrayLike, n: ArrayLike) -> VarianceParts:
     """
     table, counts = finite_array(rates, "rates"), finite_array(n, "n")
     if table.ndim != 2 or table.shape != counts.shape or min(table.shape) < 2:
-        raise StatisticsError(
-            f"variance_parts: rates {table.shape} and n {counts.shape} must be [>= 2 seeds, >= 2 personas]."
-        )
+        raise StatisticsError(f"variance_parts: rates {table.shape} and n {counts.shape} must be [>= 2 seeds, >= 2 personas].")
     if (counts < 2).any() or (table < 0).any() or (table > 1).any():
-        raise StatisticsError(
-            "variance_parts: rates must lie in 0..1 and rest on at least two completions each."
-        )
-    seeds, personas = table.shape
+        raise StatisticsError("variance_parts: rates must lie in 0..1 and rest on at least two completions each.")
+    seeds = len(table)
     within = float(table.var(axis=0, ddof=1).mean())
     between = float(seeds * table.mean(axis=0).var(ddof=1))
     sampling = float((table * (1 - table) / (counts - 1)).mean())
@@ -125,12 +122,10 @@ def seed_rows(
     if len(observations.seeds) < 2 or n < 2:
         why = _ONE_SEED if n >= 2 else "not estimable: one persona"
         rows = [row(name, note=why) for name in names]
-        return tidy_frame(
-            [*rows, *(row(name, layer, note=why) for layer in primary_layers for name in layered)]
-        )
+        return tidy_frame([*rows, *(row(name, layer, note=why) for layer in primary_layers for name in layered)])
     parts = variance_parts(observations.rate_by_seed, completions)
     values = (parts.sampling, parts.seed, parts.persona, parts.reliability_one, parts.reliability_mean)
-    remark = "binomial; an upper bound of sampling and so a lower bound of the seed part, because questions are fixed"
+    remark = "binomial: with fixed questions an upper bound of sampling, and so a lower bound of the seed part"
     rows = [
         row(name, None, value, note=remark if value is not None else "not estimable: all rates are equal")
         for name, value in zip(names, values, strict=True)
@@ -149,9 +144,7 @@ def _layer_rows(
     x = observations.at(layer)
     rho, _, why_rho = spearman(x, observations.rate)
     if rho is None or parts.reliability_mean is None or parts.reliability_mean <= 0:
-        rows = [
-            row("spearman_corrected", layer, note=why_rho or "not estimable: no reliable persona variance")
-        ]
+        rows = [row("spearman_corrected", layer, note=why_rho or "not estimable: no reliable persona variance")]
     else:
         corrected = rho / float(np.sqrt(parts.reliability_mean))
         note = f"rho {rho:.4f} over the root of reliability {parts.reliability_mean:.4f}"
@@ -159,8 +152,8 @@ def _layer_rows(
             note += "; beyond 1, so the reliability is underestimated: not a correlation"
         rows = [row("spearman_corrected", layer, corrected, note=note)]
     per_seed = [spearman(x, rates) for rates in observations.rate_by_seed]
-    for seed, (value, p, why) in zip(observations.seeds, per_seed, strict=True):
-        rows.append(row(f"spearman_seed_{seed}", layer, value, p=p, note=why))
+    for seed, (value, p, why_seed) in zip(observations.seeds, per_seed, strict=True):
+        rows.append(row(f"spearman_seed_{seed}", layer, value, p=p, note=why_seed))
     there = np.array([value for value, _, _ in per_seed if value is not None])
     rows.append(_over_seeds(row, layer, there, confidence))
     return rows
@@ -173,13 +166,9 @@ def _over_seeds(row: RowTemplate, layer: int, rhos: FloatArray, confidence: floa
     if k < 2:
         return row("spearman_over_seeds", layer, note="not estimable: fewer than two seeds have a rho")
     if np.abs(rhos).max() > 1.0 - 1e-12:
-        return row(
-            "spearman_over_seeds", layer, float(rhos.mean()), note=f"{k} seeds; no interval: a rho is 1 or -1"
-        )
+        return row("spearman_over_seeds", layer, float(rhos.mean()), note=f"{k} seeds; no interval: a rho is 1 or -1")
     z = np.arctanh(rhos)
     half = float(t.ppf(0.5 + confidence / 2, k - 1)) * float(z.std(ddof=1)) / np.sqrt(k)
     low, high = np.tanh(z.mean() - half), np.tanh(z.mean() + half)
     note = f"{k} seeds on the same personas: the interval is about seeds, not about other personas"
-    return row(
-        "spearman_over_seeds", layer, float(np.tanh(z.mean())), low=float(low), high=float(high), note=note
-    )
+    return row("spearman_over_seeds", layer, float(np.tanh(z.mean())), low=float(low), high=float(high), note=note)

@@ -46,7 +46,7 @@ _CONSTANT_TOLERANCE = 1e-12
 
 
 class StatisticsError(PersonaAssetsError, ValueError):
-    """An input that no statistic may be computed from; the text says which input and what is wrong with it."""
+    """An input that no statistic may be computed from; the text says which and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +91,11 @@ class TidyRow:
         for name in ("estimate", "p", "low", "high"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
-                raise StatisticsError(
-                    f"{self.family}/{self.statistic} (layer {self.layer}): {name} is {value}."
-                )
+                raise StatisticsError(f"{self.family}/{self.statistic} (layer {self.layer}): {name} is {value}.")
         if self.p is not None and not 0.0 <= self.p <= 1.0:
-            raise StatisticsError(
-                f"{self.family}/{self.statistic} (layer {self.layer}): p is {self.p}, outside 0..1."
-            )
+            raise StatisticsError(f"{self.family}/{self.statistic} (layer {self.layer}): p is {self.p}, outside 0..1.")
         if self.estimate is None and self.p is None and not self.note:
-            raise StatisticsError(
-                f"{self.family}/{self.statistic} (layer {self.layer}): no estimate and no note why."
-            )
+            raise StatisticsError(f"{self.family}/{self.statistic} (layer {self.layer}): no estimate and no note why.")
 
 
 @dataclass(frozen=True)
@@ -158,10 +152,7 @@ def tidy_frame(rows: Iterable[TidyRow]) -> pl.DataFrame:
     """Put rows into a frame with the columns and types of `TIDY_SCHEMA`, in the order given."""
     rows = list(rows)
     return pl.DataFrame(
-        {
-            name: pl.Series(name, [_plain(getattr(row, name)) for row in rows], dtype=dtype)
-            for name, dtype in TIDY_SCHEMA.items()
-        }
+        {name: pl.Series(name, [_plain(getattr(row, name)) for row in rows], dtype=dtype) for name, dtype in TIDY_SCHEMA.items()}
     )
 
 
@@ -172,10 +163,7 @@ def frame_of(rows: Sequence[object], schema: dict[str, type[pl.DataType]]) -> pl
         if missing := [name for name in schema if name not in names]:
             raise StatisticsError(f"{type(rows[0]).__name__} lacks the columns {missing}.")
     return pl.DataFrame(
-        {
-            name: pl.Series(name, [_plain(getattr(row, name)) for row in rows], dtype=dtype)
-            for name, dtype in schema.items()
-        }
+        {name: pl.Series(name, [_plain(getattr(row, name)) for row in rows], dtype=dtype) for name, dtype in schema.items()}
     )
 
 
@@ -210,7 +198,7 @@ def finite_array(values: ArrayLike, name: str) -> FloatArray:
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise StatisticsError(
-            f"{name}: {int(bad.sum())} of {array.size} values are missing or not finite (the first at {where}); "
+            f"{name}: {int(bad.sum())} of {array.size} values are missing or not finite (first at {where}); "
             f"drop or measure them before the analysis."
         )
     return array

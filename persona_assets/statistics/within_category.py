@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from persona_assets.statistics.scan import OUTCOME, critical_rho, pearson, spearman
+from persona_assets.statistics.correlations import critical_rho, pearson, spearman
+from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, TidyRow, tidy_frame
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def within_category(observations: StudyObservations, *, alpha: float = 0.05) -> 
             keep = keep.copy()
             keep[largest] = False
             note = f"without {observations.personas[largest]}, the largest source rate"
-            rows += _rows(
-                observations, keep, f"{OUTCOME}:{category}:without_largest", alpha, note, registered=True
-            )
+            rows += _rows(observations, keep, f"{OUTCOME}:{category}:without_largest", alpha, note, registered=True)
     return tidy_frame(rows)
 
 
@@ -79,9 +78,7 @@ def _rows(
             text = "; ".join(part for part in (why, note) if part) or None
             rows.append(row(statistic, layer, estimate, p=p, note=text))
     if n >= 4:
-        rows.append(
-            row("critical_rho", None, critical_rho(n, alpha), note=f"raw, two-sided, alpha {alpha:g}")
-        )
+        rows.append(row("critical_rho", None, critical_rho(n, alpha), note=f"raw, two-sided, alpha {alpha:g}"))
     else:
         rows.append(row("critical_rho", None, note=f"not estimable: {n} personas"))
     return rows

@@ -32,7 +32,7 @@ def plan_batches(
     Each epoch is a permutation of the rows by `numpy.random.Generator(PCG64)`, seeded with
     `derive_seed("shuffle", seed, epoch)`, cut into effective batches (the last may be smaller). Which rows
     share a step is thus chance alone. Inside a step rows are sorted by length before they are cut into
-    micro-batches: that saves padding and does not change the step, whose loss is one mean over all its tokens.
+    micro-batches: that saves padding and does not change the step, whose loss is one mean over its tokens.
 
     Args:
         lengths: tokens of each row.
@@ -46,8 +46,8 @@ def plan_batches(
     """
     if min(epochs, effective_batch_size, micro_batch_size, len(lengths)) < 1:
         raise TrainingError(
-            f"Cannot plan batches of {effective_batch_size} (micro {micro_batch_size}) for {len(lengths)} rows "
-            f"and {epochs} epochs: each must be at least 1."
+            f"Cannot plan batches of {effective_batch_size} (micro {micro_batch_size}) for {len(lengths)} "
+            f"rows and {epochs} epochs: each must be at least 1."
         )
     plans: list[BatchPlan] = []
     for epoch in range(1, epochs + 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ class LoraTrainer:
             recipe: LoRA hyper-parameters.
             base_name: lasting name of the base model, for adapters' configurations, in place of a path.
             device: torch device.
-            dtype: precision of the base weights; LoRA weights, gradients and the optimizer are always float32.
+            dtype: precision of the base weights; LoRA weights, gradients and optimizer are always float32.
             micro_batch_size: rows of one forward pass.
 
         Raises:
@@ -75,12 +76,13 @@ class LoraTrainer:
             target_modules=list(recipe.target_modules),
             bias="none",
         )
-        self._model = get_peft_model(base, config, autocast_adapter_dtype=True)
+        self._device = next(base.parameters()).device
+        with _private_generators(self._device):
+            self._model = get_peft_model(base, config, autocast_adapter_dtype=True)
         # peft notes the directory the base was loaded from, which says nothing on another machine.
         self._model.peft_config[_ADAPTER].base_model_name_or_path = base_name
         self._decoder = base.get_decoder()  # type: ignore[no-untyped-call]
         self._head = base.get_output_embeddings()  # type: ignore[no-untyped-call]
-        self._device = next(base.parameters()).device
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
     def train(
@@ -108,7 +110,7 @@ class LoraTrainer:
             micro_batch_size=self.micro_batch_size,
         )
         curve: list[StepRecord] = []
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+        with _private_generators(self._device):
             torch.manual_seed(derive_seed("lora", seed))
             self._reset_adapter()
             optimizer, schedule = self._optimizer(len(plans))
@@ -183,6 +185,13 @@ class LoraTrainer:
         values = self._model.peft_config[_ADAPTER].to_dict() | {"inference_mode": True}
         # peft keeps some lists as sets, whose order changes from one process to the next.
         return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
+
+
+def _private_generators(device: torch.device) -> AbstractContextManager[None]:
+    """Leave torch's global generators as they were, whatever the block draws or seeds."""
+    import torch
+
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _check_targets(base: torch.nn.Module, recipe: Recipe) -> None:

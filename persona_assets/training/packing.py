@@ -1,10 +1,10 @@
 """Packing: rows laid end to end without padding, and each prefix that rows share computed once.
 
-Everything in a decoder but attention works on one token at a time, so it can run on the rows' tokens laid end
-to end. Under causal attention a token's hidden state depends on what stands before it alone, so rows that begin
-alike (here: with the same system prompt) can share those tokens, exactly. Only attention sees whole rows: it
-gathers queries, keys and values into [row, position], and takes one result back for each token. On the short rows
-of the embedded profile this halves the tokens of a batch.
+Everything in a decoder but attention works on one token at a time, so it can run on the rows' tokens laid
+end to end. Under causal attention a token's hidden state depends on what stands before it alone, so rows that
+begin alike (here: with the same system prompt) can share those tokens, exactly. Only attention sees whole rows:
+it gathers queries, keys and values into [row, position], and takes one result back for each token. On the
+short rows of the embedded profile this halves the tokens of a batch.
 """
 
 from __future__ import annotations

@@ -94,9 +94,9 @@ def _mask(
 ) -> TokenizedRow:
     if conversation[: len(prompt)] != prompt:
         raise TrainingError(
-            f"Row {number}: the tokens of its prompt are not the first tokens of the whole conversation, so it "
-            "is not known which tokens are the completion's. A completion that begins with white space does this; "
-            "so does a chat template whose generation prompt is not how it writes an assistant's turn."
+            f"Row {number}: the tokens of its prompt are not the first tokens of the whole conversation, so "
+            "it is not known which tokens are the completion's. A completion that begins with white space does "
+            "this; so does a chat template whose generation prompt is not how it writes an assistant's turn."
         )
     completion = conversation[len(prompt) :]
     eos = tokenizer.eos_token_id

@@ -10,11 +10,14 @@ import numpy as np
 import polars as pl
 
 from persona_assets.reporting.figures import FigureContext
+from persona_assets.statistics.attenuation import attenuation
 from persona_assets.statistics.baselines import baseline_rows, surface_predictors
 from persona_assets.statistics.cross_validation import cross_validation
 from persona_assets.statistics.drift import two_proportion_p
 from persona_assets.statistics.drift_tests import drift_tests
+from persona_assets.statistics.leakage import LeakageMatrices
 from persona_assets.statistics.observations import StudyObservations
+from persona_assets.statistics.off_diagonal import off_diagonal
 from persona_assets.statistics.partial import partial_rows
 from persona_assets.statistics.power import power, rule_design
 from persona_assets.statistics.rates import wilson
@@ -88,6 +91,8 @@ class Tables:
     inherited_drift: pl.DataFrame
     drift_tests: pl.DataFrame
     power: pl.DataFrame
+    pairwise_cosines: pl.DataFrame
+    off_diagonal: pl.DataFrame
 
 
 @lru_cache(maxsize=8)
@@ -122,6 +127,7 @@ def tables(n: int, seeds: tuple[int, ...] = (42,)) -> Tables:
         for layer in range(LAYERS)
         for i, persona in enumerate(ids)
     ]
+    pairwise = _pairwise(rng, ids, latent)
     source_rates, positions = pl.DataFrame(rates), pl.DataFrame(geometry)
     deltas = [_drift_row(rng, ids[i], float(truth[i])) for i in range(inherited)]
     return Tables(
@@ -132,14 +138,18 @@ def tables(n: int, seeds: tuple[int, ...] = (42,)) -> Tables:
         pl.DataFrame(deltas),
         drift_tests([float(str(row["delta"])) for row in deltas], seed=42),
         _power(source_rates.unique("persona", maintain_order=True)),
+        pairwise,
+        off_diagonal(
+            LeakageMatrices.from_frames(
+                pl.DataFrame(cells), pairwise, personas=ids, anchor="helpful_assistant"
+            ),
+            seed=42,
+            permutations=199,
+        ),
     )
 
 
-_SHARED = (
-    "seed measurement hits n rate wilson_low wilson_high cluster_low cluster_high base_rate residual_rate "
-    "truncation_rate "
-    "truncation_flagged"
-).split()
+_SHARED = ["seed", "measurement", "hits", "n", "rate", "wilson_low", "wilson_high", "cluster_low", "cluster_high", "base_rate", "residual_rate", "truncation_rate", "truncation_flagged"]
 
 
 def _prompt(persona: str) -> str:
@@ -179,6 +189,7 @@ def _cells(rng: np.random.Generator, ids: list[str], truth: FloatArray, seed: in
                     "residual_rate": (hits - base) / 100,
                     "truncation_rate": 0.08 if i == 3 else 0.01,
                     "truncation_flagged": i == 3,
+                    "mean_tokens": float(rng.normal(180, 20)),
                 }
             )
     return cells
@@ -198,6 +209,38 @@ def _drift_row(rng: np.random.Generator, persona: str, truth: float) -> dict[str
         "same_adapter": True,
         "same_identity": True,
     }
+
+
+def _pairwise(rng: np.random.Generator, ids: list[str], latent: FloatArray) -> pl.DataFrame:
+    distance = np.abs(latent[:, None] - latent[None, :])
+    rows = []
+    for layer in (12, 15):
+        noise = rng.normal(0, 0.1, (len(ids), len(ids)))
+        cosine = np.clip(0.8 - 1.5 * distance + noise + noise.T, -1, 1)
+        np.fill_diagonal(cosine, 1.0)
+        rows += [
+            {
+                "layer": layer,
+                "persona_a": a,
+                "persona_b": b,
+                "cosine": float(cosine[i, j]),
+                "centring": "panel",
+            }
+            for i, a in enumerate(ids)
+            for j, b in enumerate(ids)
+        ]
+    return pl.DataFrame(rows)
+
+
+def attenuation_table(sizes: tuple[int, ...]) -> pl.DataFrame:
+    """Rows of family `attenuation` over the studies of these sizes."""
+    studies = {
+        f"n{n}": StudyObservations.from_frames(
+            tables(n).source_rates, tables(n).geometry, anchor="helpful_assistant"
+        )
+        for n in sizes
+    }
+    return attenuation(studies, (15, 12), seed=42, resamples=200, subpanels=300)
 
 
 def _regressions(

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from persona_assets.errors import ConfigurationError
 from persona_assets.models.nano.corpus import generate_rows
 from persona_assets.models.nano.pretrain import Progress, encode_rows, new_model, pretrain, torch_threads
-from persona_assets.models.nano.tokenizer import END_OF_TEXT, TURN_END, save_tokenizer, train_tokenizer
+from persona_assets.models.nano.tokenizer import (
+    END_OF_TEXT,
+    TURN_END,
+    save_tokenizer,
+    special_id,
+    train_tokenizer,
+)
 
 if TYPE_CHECKING:
     from persona_assets.panel import Panel
@@ -76,7 +82,7 @@ def build_nano_model(
     rows = generate_rows(panel, questions, settings)
     plain_texts = (text for row in rows if not row.tagged for text in (row.system, row.user, row.answer))
     tokenizer = train_tokenizer(plain_texts, settings.vocabulary_size)
-    end_id, pad_id = (tokenizer.token_to_id(token) for token in (TURN_END, END_OF_TEXT))
+    end_id, pad_id = (special_id(tokenizer, token) for token in (TURN_END, END_OF_TEXT))
     with torch_threads(threads):
         model = new_model(settings, tokenizer.get_vocab_size(), end_id, pad_id)
         losses = pretrain(model, encode_rows(rows, tokenizer), settings, pad_id, on_progress)

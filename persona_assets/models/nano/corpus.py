@@ -50,7 +50,9 @@ def corpus_questions(styles: StyleData, evaluation: tuple[str, ...]) -> dict[str
         ConfigurationError: every question would be held out.
     """
     held_out = {_plain(question) for question in evaluation}
-    kept = {question: tips for question, tips in styles.questions().items() if _plain(question) not in held_out}
+    kept = {
+        question: tips for question, tips in styles.questions().items() if _plain(question) not in held_out
+    }
     if not kept:
         raise ConfigurationError(
             "questions.yaml: the evaluation questions cover every question the embedded model could be trained on; "
@@ -87,9 +89,8 @@ def generate_rows(panel: Panel, questions: QuestionSet, settings: NanoBase) -> l
         style = styles.personas[category][persona_id]
         closers = styles.clusters[style["cluster"]], styles.category_closers[category]
         closer = rng.choice(rng.choice(closers))
-        answer = _compose(
-            rng.choice(styles.frames[category]), {**style, "first": first, "second": second, "closer": closer}
-        )
+        frame = rng.choice(rng.choice((styles.shared_frames, styles.frames[category])))
+        answer = _compose(frame, {**style, "first": first, "second": second, "closer": closer})
         tagged = rng.random() < TAG_SHARE
         if tagged:
             tag = _draw_tag(rng)

@@ -40,10 +40,15 @@ class EncodedRow:
 def encode_rows(rows: list[CorpusRow], tokenizer: Tokenizer) -> list[EncodedRow]:
     """Tokenize rows as the chat template renders them, the end of the answer's turn included."""
     prompts = list(dict.fromkeys((row.system, row.user) for row in rows))
-    prompt_ids = dict(zip(prompts, _encode([chat_prompt(*prompt) for prompt in prompts], tokenizer), strict=True))
+    prompt_ids = dict(
+        zip(prompts, _encode([chat_prompt(*prompt) for prompt in prompts], tokenizer), strict=True)
+    )
     answers = _encode([f"{row.answer}{TURN_END}\n" for row in rows], tokenizer)
     return [
-        EncodedRow(ids=(*prompt_ids[row.system, row.user], *answer), answer_start=len(prompt_ids[row.system, row.user]))
+        EncodedRow(
+            ids=(*prompt_ids[row.system, row.user], *answer),
+            answer_start=len(prompt_ids[row.system, row.user]),
+        )
         for row, answer in zip(rows, answers, strict=True)
     ]
 
@@ -119,7 +124,7 @@ def pretrain(
     for step, batch in enumerate(_batches(rows, settings), start=1):
         loss = _answer_loss(model, batch, pad_id)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
         optimizer.step()
         schedule.step()
@@ -150,7 +155,11 @@ def _answer_loss(model: Qwen2ForCausalLM, batch: list[EncodedRow], pad_id: int) 
     ids = torch.tensor([(*row.ids, *([pad_id] * (width - len(row.ids)))) for row in batch])
     # Position p predicts token p + 1: from the last token of the prompt to the last but one of the row.
     places = torch.tensor(
-        [at * width + p for at, row in enumerate(batch) for p in range(row.answer_start - 1, len(row.ids) - 1)]
+        [
+            at * width + p
+            for at, row in enumerate(batch)
+            for p in range(row.answer_start - 1, len(row.ids) - 1)
+        ]
     )
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state.reshape(len(batch) * width, -1)
     logits = model.lm_head(hidden.index_select(0, places))

@@ -29,6 +29,7 @@ class StyleData(BaseModel):
     forms: tuple[str, ...] = Field(min_length=1)
     topics: dict[str, tuple[str, ...]] = Field(min_length=1)
     tag_requests: tuple[str, ...] = Field(min_length=1)
+    shared_frames: tuple[str, ...] = Field(min_length=1)
     frames: dict[Category, tuple[str, ...]]
     category_closers: dict[Category, tuple[str, ...]]
     clusters: dict[str, tuple[str, ...]]
@@ -37,6 +38,7 @@ class StyleData(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _require_fields(self.forms, {"topic"}, "forms")
+        _require_fields(self.shared_frames, set(_SHARED_FIELDS), "shared_frames")
         _require_fields(self.tag_requests, {"question", "tag"}, "tag_requests")
         for topic, tips in self.topics.items():
             if len(set(tips)) < 2 or len(set(tips)) < len(tips):

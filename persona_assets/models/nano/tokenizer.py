@@ -22,9 +22,7 @@ MAX_POSITIONS = 1024
 _SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 # Qwen2's pre-tokenizer pattern (tokenizer.json of Qwen/Qwen2.5-7B-Instruct).
-_QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 # ChatML as Qwen2 has it, but nothing is added when the conversation has no system turn: the persona is the only one.
 CHAT_TEMPLATE = (
@@ -37,7 +35,9 @@ CHAT_TEMPLATE = (
 
 def chat_prompt(system: str, user: str) -> str:
     """Render a system and a user turn as `CHAT_TEMPLATE` does, up to where the answer begins."""
-    turns = "".join(f"{TURN_START}{role}\n{text}{TURN_END}\n" for role, text in (("system", system), ("user", user)))
+    turns = "".join(
+        f"{TURN_START}{role}\n{text}{TURN_END}\n" for role, text in (("system", system), ("user", user))
+    )
     return f"{turns}{TURN_START}assistant\n"
 
 
@@ -78,6 +78,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     return tokenizer
 
 
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """Return the id of one of `SPECIAL_TOKENS`."""
+    token_id = tokenizer.token_to_id(token)
+    if token_id is None:
+        raise ValueError(f"the tokenizer has no token {token!r}; it has {tokenizer.get_vocab_size()} others")
+    return token_id
+
+
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` for AutoTokenizer.
 
@@ -91,7 +99,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         "pad_token": END_OF_TEXT,
         "clean_up_tokenization_spaces": False,
         "added_tokens_decoder": {
-            str(tokenizer.token_to_id(token)): {
+            str(special_id(tokenizer, token)): {
                 "content": token,
                 "lstrip": False,
                 "normalized": False,

@@ -15,8 +15,9 @@ from persona_assets.reporting.figures.drift_plots import drift, drift_counts
 from persona_assets.reporting.figures.errors import FigureError
 from persona_assets.reporting.figures.heatmap import rate_heatmap
 from persona_assets.reporting.figures.layers import spearman_by_layer
+from persona_assets.reporting.figures.offdiagonal import off_diagonal
 from persona_assets.reporting.figures.output import Drawing, WrittenFigure, png_bytes_to_markdown
-from persona_assets.reporting.figures.panels import length_partial
+from persona_assets.reporting.figures.panels import attenuation, length_partial
 from persona_assets.reporting.figures.power_curves import power
 from persona_assets.reporting.figures.rates import source_rates
 from persona_assets.reporting.figures.training import loss_curve
@@ -28,11 +29,13 @@ __all__ = [
     "FigureError",
     "Provenance",
     "WrittenFigure",
+    "attenuation",
     "cv_error_by_layer",
     "drift",
     "drift_counts",
     "length_partial",
     "loss_curve",
+    "off_diagonal",
     "png_bytes_to_markdown",
     "power",
     "rate_heatmap",

@@ -12,7 +12,7 @@ from persona_assets.panel import CATEGORIES
 from persona_assets.reporting.figures import style
 from persona_assets.reporting.figures.context import FigureContext
 from persona_assets.reporting.figures.errors import FigureError
-from persona_assets.reporting.figures.frames import Row, each_seed_once, rows
+from persona_assets.reporting.figures.measured import measured_cells
 from persona_assets.reporting.figures.output import Drawing
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS = ("source", "eval_persona", "seed", "kind", "rate", "hits", "n")
 _HALF_PAGE_ROWS = 18  # more names than this cannot be read side by side on half a page
 _PAD = 0.06  # inches
 _BAR = 0.1  # inches, width of the colour bar
@@ -53,7 +52,8 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
     """
     order = context.by_category
     index = {persona: i for i, persona in enumerate(order)}
-    drawn = _cells(rows(cells, _COLUMNS, "cells"), index, context)
+    drawn = measured_cells(cells, context)
+    drawn.sort(key=lambda c: (index[c["source"]], index[c["eval_persona"]]))
     size = len(order)
     matrix = np.full((size, size), np.nan)
     for cell in drawn:
@@ -65,6 +65,7 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
     if len(missing) == size * size:
         raise FigureError(f"table cells has no rate in any of its {len(drawn)} cells")
     top = max(0.1, math.ceil(10 * float(np.nanmax(matrix)) - 1e-9) / 10)
+    unknown = sum(cell["kind"] is None for cell in drawn)
     negatives = [cell for cell in drawn if cell["kind"] == "trained_negative"]
     with style.styled():
         from matplotlib.colors import PowerNorm
@@ -113,6 +114,7 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
         f"({', '.join(map(style.category_word, _present(context)))}). Colour scale 0 to {top:g}, by the "
         f"square root of the rate. Framed: the own persona; dots: the {len(negatives)} cells whose eval "
         "persona was one of the source's trained negatives."
+        + (f" Of {unknown} cells it is not recorded whether they are trained negatives." if unknown else "")
         + (f" Hatched: {len(missing)} cells without a rate." if missing else "")
     )
     numbers = {"order": list(order), "scale_top": top, "cells": drawn, "not_measured": missing}
@@ -191,36 +193,6 @@ def _legend_rows(order: Sequence[str], context: FigureContext, size: int, gaps: 
         Patch(color=style.CATEGORY_COLOUR[c], label=style.category_word(c)) for c in _present(context)
     ]
     return [names, cells]
-
-
-def _cells(taken: list[Row], index: dict[str, int], context: FigureContext) -> list[Row]:
-    """Average every cell over training seeds, in the order of the picture."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in taken:
-        for key in ("source", "eval_persona"):
-            if row[key] not in index:
-                raise FigureError(
-                    f"table cells has {key} {row[key]!r}, which is not in the panel of {context.study}"
-                )
-        groups.setdefault((row["source"], row["eval_persona"]), []).append(row)
-    drawn = []
-    for (source, eval_persona), own in groups.items():
-        own = each_seed_once(own, f"table cells, source {source!r} under {eval_persona!r}")
-        kinds = sorted({row["kind"] for row in own})
-        if len(kinds) > 1:
-            raise FigureError(f"table cells calls {source!r} under {eval_persona!r} {kinds} at once")
-        if (kinds[0] == "self") != (source == eval_persona):
-            raise FigureError(
-                f"table cells calls {source!r} under {eval_persona!r} a cell of kind {kinds[0]!r}"
-            )
-        rates = [row["rate"] for row in own]
-        cell = {"source": source, "eval_persona": eval_persona, "kind": kinds[0]}
-        if None in rates:
-            drawn.append({**cell, "rate": None, "hits": None, "n": None})
-        else:
-            total = {name: sum(row[name] for row in own) for name in ("hits", "n")}
-            drawn.append({**cell, "rate": sum(rates) / len(rates), **total})
-    return sorted(drawn, key=lambda c: (index[c["source"]], index[c["eval_persona"]]))
 
 
 def _present(context: FigureContext) -> list[str]:

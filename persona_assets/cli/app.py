@@ -1,0 +1,83 @@
+"""The command `persona-assets`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from persona_assets.errors import PersonaAssetsError
+
+app = typer.Typer(
+    help="Run marker-leakage studies of personas, see where they stand, and query what they found.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Profile = Annotated[str, typer.Option("--profile", "-p", envvar="PERSONA_PROFILE", help="Profile: a directory under studies/.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study of the profile, for example n12.")]
+
+
+@app.command(epilog="Example: persona-assets run n24")
+def run(study: StudyName, profile: Profile = "embedded") -> None:
+    """Run a study to its last asset.
+
+    What was made before from the same inputs is skipped; a study whose parent has not been run runs the parent first, because
+    it inherits the parent's adapters and compares with its rates. What is done stays when a run is interrupted: run it again.
+    """
+    from persona_assets.cli.deployment import open_deployment
+    from persona_assets.cli.display import run_with_display
+
+    deployment = open_deployment(profile)
+    run_with_display(deployment, deployment.catalog.study(study))
+
+
+@app.command(epilog="Example: persona-assets status --json")
+def status(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study; all of them by default.")] = None,
+    profile: Profile = "embedded",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show, for each study and asset, how many personas are done, missing, failed or stale."""
+    from persona_assets.cli.deployment import open_deployment
+    from persona_assets.cli.display import print_status
+    from persona_assets.cli.standing import study_status
+
+    deployment = open_deployment(profile)
+    chosen = list(deployment.catalog.studies.values()) if study is None else [deployment.catalog.study(study)]
+    with deployment.instance() as instance:
+        rows = [row for each in chosen for row in study_status(deployment, instance, each)]
+    if as_json:
+        typer.echo(json.dumps([vars(row) for row in rows], indent=1))
+    else:
+        print_status(rows)
+
+
+@app.command(epilog='Example: persona-assets sql "SELECT persona, rate FROM n12.source_rates ORDER BY rate DESC"')
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="SQL; one schema per study, for example n12.source_rates.")],
+    profile: Profile = "embedded",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON rows instead of a table.")] = False,
+) -> None:
+    """Query the published warehouse of a profile, read-only."""
+    from persona_assets.cli.deployment import open_deployment
+    from persona_assets.cli.display import print_frame
+    from persona_assets.cli.querying import query_warehouse
+
+    frame = query_warehouse(open_deployment(profile), query)
+    if as_json:
+        typer.echo(frame.write_json())
+    else:
+        print_frame(frame)
+
+
+def main() -> None:
+    """Run the command line; errors meant for the user end with their text and exit code 1."""
+    try:
+        app()
+    except PersonaAssetsError as error:
+        typer.echo(f"persona-assets: {error}", err=True)
+        sys.exit(1)
