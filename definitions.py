@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from dagster import Definitions, in_process_executor
@@ -11,8 +12,10 @@ from persona_assets.assets.building import profile_definitions
 from persona_assets.study import load_catalog
 from resources.lake import REPOSITORY, Lake
 from resources.model_runtime import ModelRuntime
-from resources.tracker import Tracker
 from resources.warehouse import Warehouse
+
+# Dagster says at every use which of its parameters it calls beta; the tests cover what is used of them.
+warnings.filterwarnings("ignore", message=".*is currently in beta")
 
 STUDIES = Path(os.environ.get("PERSONA_STUDIES") or REPOSITORY / "studies")
 PROFILES = (os.environ.get("PERSONA_PROFILES") or "embedded").replace(",", " ").split()
@@ -28,7 +31,6 @@ defs = Definitions.merge(
             "lake": _lake,
             "warehouse": Warehouse(lake=_lake),
             "model_runtime": ModelRuntime(),
-            "tracker": Tracker(),
         },
     ),
 )

@@ -106,6 +106,7 @@ class HubBase(_Model):
     kind: Literal["hub"] = "hub"
     repo_id: Annotated[str, StringConstraints(min_length=1)]
     revision: Annotated[str, StringConstraints(min_length=1)] = "main"
+    layers: Annotated[int, Field(ge=1, description="decoder layers: power is computed before the model is there")]
 
 
 class Profile(_Model):
@@ -339,11 +340,11 @@ def _assemble(
             f"{path}: panel_size: {file.panel_size} is smaller than the {len(parent.panel)} of its parent {parent.name}; "
             f"a child study appends to its parent's panel."
         )
-    layers = profile.base_model.layers if isinstance(profile.base_model, NanoBase) else None
-    too_deep = [layer for layer in file.analysis.primary_layers if layers is not None and layer >= layers]
+    layers = profile.base_model.layers
+    too_deep = [layer for layer in file.analysis.primary_layers if layer >= layers]
     if too_deep:
         raise ConfigurationError(
-            f"{path}: analysis.primary_layers: layer {too_deep[0]} does not exist, the base model has layers 0 to {layers - 1}."  # type: ignore[operator]
+            f"{path}: analysis.primary_layers: layer {too_deep[0]} does not exist, the base model has layers 0 to {layers - 1}."
         )
     return Study(
         name=file.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,11 @@ class Warehouse(ConfigurableResource):  # type: ignore[type-arg]  # no resource 
     def table(self, product_path: str, table: str) -> pl.DataFrame:
         """Read one table of a product whose files were verified."""
         return pl.read_parquet(self.lake.store.open(product_path) / f"{table}{TABLE_SUFFIX}")
+
+    def tables(self, product_paths: Sequence[str]) -> dict[str, pl.DataFrame]:
+        """Read every table of some products, by name."""
+        files = [file for path in product_paths for file in sorted(self.lake.store.open(path).glob(f"*{TABLE_SUFFIX}"))]
+        return {file.stem: pl.read_parquet(file) for file in files}
 
     def file(self, profile: str) -> Path:
         """Place of a profile's published warehouse."""

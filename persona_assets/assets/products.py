@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from persona_assets.dataset import NEGATIVES_ALGORITHM, draw_negatives, negative_candidates
@@ -23,6 +24,9 @@ VERSIONS = {
     "source_rates": "1",
     "geometry": "1",
     "regressions": "1",
+    "off_diagonal": "1",
+    "power": "1",
+    "attenuation": "1",
     "gates": "1",
     "inherited_drift": "1",
     "figures": "1",
@@ -224,14 +228,42 @@ class Products:
             *(self.layer_centroids(persona).path for persona in study.panel.ids),
         )
 
+    def power(self, study: Study) -> Product:
+        """Table `power`: from the study file alone."""
+        return self._tables(
+            study,
+            "power",
+            {
+                "categories": dict(study.panel.categories),
+                "cohorts": {persona: study.cohort(persona) for persona in study.panel.ids},
+                "layers": study.profile.base_model.layers,
+            },
+        )
+
     def regressions(self, study: Study) -> Product:
-        """Table `regressions`."""
+        """Tables `regressions` and `probe`."""
         return self._tables(
             study,
             "regressions",
             {"prompts": {persona.id: persona.prompt for persona in study.panel}},
+            self.base_path,
             self.source_rates(study).path,
             self.geometry(study).path,
+            *(self.layer_centroids(persona).path for persona in study.panel.ids),
+        )
+
+    def off_diagonal(self, study: Study) -> Product:
+        """Table `off_diagonal`."""
+        return self._tables(study, "off_diagonal", {}, self.source_rates(study).path, self.geometry(study).path)
+
+    def attenuation(self, study: Study) -> Product:
+        """Table `attenuation`: of the study and its ancestors."""
+        lineage = (*reversed(study.ancestors), study)
+        return self._tables(
+            study,
+            "attenuation",
+            {"lineage": [each.name for each in lineage]},
+            *(product(each).path for each in lineage for product in (self.source_rates, self.geometry)),
         )
 
     def inherited_drift(self, study: Study) -> Product:
@@ -254,13 +286,12 @@ class Products:
             self.lake.figures(self.profile, study.name),
             "figures",
             {"study": study.name, "study_digest": study.digest},
-            *(path for path in self.table_paths(study)),
+            *(path for each in (study, *study.ancestors) for path in self.table_paths(each)),
         )
 
     def table_paths(self, study: Study) -> tuple[str, ...]:
         """Paths of all tables of a study."""
-        makers = (self.source_rates, self.geometry, self.regressions, self.inherited_drift, self.gates)
-        return tuple(product(study).path for product in makers)
+        return tuple(product(self, study).path for product in TABLE_PRODUCTS.values())
 
     def state(self, product: Product) -> State:
         """State of a product."""
@@ -292,6 +323,19 @@ class Products:
             "evaluation": profile.evaluation.model_dump(mode="json"),
             **self._generation(),
         }
+
+
+TABLE_PRODUCTS: dict[str, Callable[[Products, Study], Product]] = {
+    "power": Products.power,
+    "source_rates": Products.source_rates,
+    "geometry": Products.geometry,
+    "regressions": Products.regressions,
+    "off_diagonal": Products.off_diagonal,
+    "inherited_drift": Products.inherited_drift,
+    "gates": Products.gates,
+    "attenuation": Products.attenuation,
+}
+"""The table assets of a study, in the order in which the story goes, with their products."""
 
 
 def frozen_panel(study: Study) -> tuple[str, ...]:

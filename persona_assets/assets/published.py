@@ -10,7 +10,7 @@ from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, Materiali
 from persona_assets.assets.metadata import product_links
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.pictures import pictures
-from persona_assets.assets.products import VERSIONS, Products
+from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.hashing import sha256_json
 from persona_assets.store import Manifest
@@ -18,8 +18,6 @@ from persona_assets.study import Catalog, Study
 from persona_assets.workers import Outcome, WorkerPool
 from resources.lake import Lake
 from resources.warehouse import Warehouse
-
-TABLE_ASSETS = ("source_rates", "geometry", "regressions", "inherited_drift", "gates")
 
 
 def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
@@ -32,7 +30,7 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
         description="Every picture of the study as png and pdf, each with a meta.json that holds every number drawn.",
         kinds={"matplotlib"},
         code_version=VERSIONS["figures"],
-        deps=[AssetDep(study_key(profile, study.name, name)) for name in TABLE_ASSETS],
+        deps=[AssetDep(study_key(profile, each.name, name)) for each in (study, *study.ancestors) for name in TABLE_PRODUCTS],
         dagster_type=NOTHING,
     )
     def figures(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> Iterator[Output[None]]:
@@ -41,14 +39,16 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
         def draw(staging: Path) -> Mapping[str, object]:
             from persona_assets.reporting.study_figures import draw_study
 
-            versions = {path: lake.store.verified(path).data_version for path in products.table_paths(study)}
-            tables = {
-                table.stem: warehouse.table(path, table.stem)
-                for path in products.table_paths(study)
-                for table in sorted(lake.store.open(path).glob("*.parquet"))
-            }
+            lineage = (study, *study.ancestors)
+            versions = {path: lake.store.verified(path).data_version for each in lineage for path in products.table_paths(each)}
+            tables = {each.name: warehouse.tables(products.table_paths(each)) for each in lineage}
             drawn = draw_study(
-                study, tables, staging, asset=context.asset_key.to_user_string(), data_version=sha256_json(versions)
+                study,
+                tables[study.name],
+                staging,
+                asset=context.asset_key.to_user_string(),
+                data_version=sha256_json(versions),
+                ancestors=tables,
             )
             return {"figures": [figure.name for figure in drawn]}
 
@@ -68,7 +68,7 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
 def warehouse_asset(catalog: Catalog) -> AssetsDefinition:
     """Build the asset that publishes a profile's `warehouse.duckdb`."""
     profile = catalog.profile.name
-    deps = [study_key(profile, study, name) for study in catalog.studies for name in TABLE_ASSETS]
+    deps = [study_key(profile, study, name) for study in catalog.studies for name in TABLE_PRODUCTS]
 
     @asset(
         key=shared_key(profile, "warehouse"),

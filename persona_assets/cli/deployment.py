@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +66,4 @@ def open_deployment(profile: str) -> Deployment:
         raise ConfigurationError(f"DAGSTER_HOME is {str(home)!r}: Dagster needs an absolute path.")
     home.mkdir(parents=True, exist_ok=True)
     catalog = load_catalog(Path(os.environ["PERSONA_STUDIES"]), profile)
-    # Dagster warns of every parameter it calls beta; what is used of them is covered by tests.
-    warnings.filterwarnings("ignore", module="dagster")
     return Deployment(catalog)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persona_assets.assets.partitions import shared_key, study_key
-from persona_assets.assets.products import seeded
+from persona_assets.assets.products import TABLE_PRODUCTS, Products, seeded
 from persona_assets.errors import PersonaAssetsError
 from persona_assets.store import Product
 
@@ -68,15 +68,8 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
         for seed in study.seeds
     ]
     tables = [
-        PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(study)})  # type: ignore[misc]
-        for name, make in (
-            ("source_rates", products.source_rates),
-            ("geometry", products.geometry),
-            ("regressions", products.regressions),
-            ("inherited_drift", products.inherited_drift),
-            ("gates", products.gates),
-            ("figures", products.figures),
-        )
+        PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(products, study)})  # type: ignore[misc]
+        for name, make in (*TABLE_PRODUCTS.items(), ("figures", Products.figures))
     ]
     return [
         Stage("base model", (PlannedAsset(shared_key(profile, "base_model"), {None: products.base_model}),)),

@@ -97,9 +97,10 @@ def resolve_hub_base(
     """
     if repo_id.startswith(("/", ".", "~")):
         return _local_base(Path(repo_id).expanduser().resolve(), revision)
-    commit = revision if _COMMIT.fullmatch(revision) else _resolve_commit(repo_id, revision, endpoint)
-    snapshot = _cached_snapshot(repo_id, commit, cache_dir)
+    commit = revision
+    snapshot = _cached_snapshot(repo_id, commit, cache_dir) if _COMMIT.fullmatch(revision) else None
     if snapshot is None:
+        commit = _resolve_commit(repo_id, revision, endpoint)
         snapshot = _download(repo_id, commit, cache_dir, endpoint)
     check_checkpoint(snapshot)
     if not (snapshot / "tokenizer.json").is_file():

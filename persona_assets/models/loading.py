@@ -87,6 +87,7 @@ def load_model(
         CheckpointError: the directory is missing, incomplete, or needs code of its own; or tensors of the
             model are missing from it, superfluous or of other shapes.
     """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_checkpoint(checkpoint)
@@ -104,9 +105,10 @@ def load_model(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below with the others, by name
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint}: cannot be loaded as a causal LM: {error}") from error
     model, report = loaded
     wrong = {key: sorted(map(str, value)) for key, value in report.items() if value and key != "error_msgs"}
@@ -133,7 +135,7 @@ def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             checkpoint, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises nothing more special
         raise CheckpointError(f"{checkpoint}: the tokenizer cannot be loaded: {error}") from error
     return tokenizer
 

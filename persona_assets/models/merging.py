@@ -182,9 +182,7 @@ def merge_adapter(
     device: str = "cpu",
 ) -> MergeReport:
     """Merge one adapter; see `AdapterMerger`, which keeps the base loaded when there are several."""
-    return AdapterMerger(base_checkpoint, probe_prompts=probe_prompts, dtype=dtype, device=device).merge(
-        adapter_dir, out_dir
-    )
+    return AdapterMerger(base_checkpoint, probe_prompts=probe_prompts, dtype=dtype, device=device).merge(adapter_dir, out_dir)
 
 
 def check_adapter_fits(base: PreTrainedModel, adapter_dir: Path) -> int:

@@ -16,29 +16,53 @@ if TYPE_CHECKING:
 
 
 def draw_study(
-    study: Study, tables: Mapping[str, pl.DataFrame], directory: Path, *, asset: str, data_version: str
+    study: Study,
+    tables: Mapping[str, pl.DataFrame],
+    directory: Path,
+    *,
+    asset: str,
+    data_version: str,
+    ancestors: Mapping[str, Mapping[str, pl.DataFrame]],
 ) -> list[WrittenFigure]:
     """Draw and write every figure that the study's tables support.
 
     Args:
         study: the pre-registered study.
-        tables: `cells`, `source_rates`, `geometry`, `regressions`, `inherited_drift`, `drift_tests`, by name.
+        tables: every table of the study, by name.
         directory: where the files go.
         asset: key of the asset that publishes them.
         data_version: of the tables.
+        ancestors: tables of each ancestor, by study.
 
     Returns:
         The written figures, in the order of the story.
     """
     context = figures.FigureContext.from_study(study, asset=asset, data_version=data_version)
     rates, geometry, regressions = tables["source_rates"], tables["geometry"], tables["regressions"]
+    pairs = (tables["cells"], tables["pairwise_cosines"], tables["off_diagonal"])
+    layers = study.analysis.primary_layers
     drawings: list[Drawing] = [
+        figures.power(tables["power"], context),
         figures.source_rates(rates, context),
         figures.rate_heatmap(tables["cells"], context),
         *figures.source_rate_vs_cosine_figures(rates, geometry, regressions, context),
         figures.spearman_by_layer(regressions, context),
+        *(figures.within_category(rates, geometry, regressions, context, layer=layer) for layer in layers),
+        figures.cv_error_by_layer(regressions, context),
+        figures.surface_baselines(regressions, context),
+        *(figures.off_diagonal(*pairs, context, layer=layer) for layer in layers),
     ]
-    # A study without a parent inherited nothing; an empty picture would say "no drift" where nothing was compared.
-    if tables["inherited_drift"].height:
-        drawings.append(figures.drift(tables["inherited_drift"], tables["drift_tests"], context))
+    # A study without a parent inherited nothing and has no lineage; an empty picture would say "no drift" or
+    # "no attenuation" where nothing was compared.
+    if study.parent is not None:
+        lineage = {each.name: ancestors[each.name] for each in reversed(study.ancestors)} | {study.name: tables}
+        drifts = {
+            name: (own["inherited_drift"], own["drift_tests"]) for name, own in lineage.items() if own["inherited_drift"].height
+        }
+        drawings += [
+            figures.drift(tables["inherited_drift"], tables["drift_tests"], context),
+            figures.drift_counts(drifts, context),
+            figures.attenuation(tables["attenuation"], context),
+            figures.length_partial({name: own["regressions"] for name, own in lineage.items()}, context),
+        ]
     return [drawing.write(directory) for drawing in drawings]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from persona_assets.statistics.tidy import StatisticsError, require_columns
+from persona_assets.statistics.tidy import StatisticsError, require_columns, settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ class LeakageMatrices:
 
         def matrix(name: str) -> FloatArray:
             out = np.full((len(ids), len(ids)), np.nan)
-            out[rows, columns_at] = mean[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            out[rows, columns_at] = settled(mean[name].cast(pl.Float64).fill_null(float("nan")).to_numpy())
             return out
 
         layers, cosine = _cosines(pairwise_cosines.filter(pl.col("centring") == centring), ids)
@@ -177,4 +177,4 @@ def _column_mean(matrix: FloatArray) -> FloatArray:
     there = np.isfinite(matrix)
     count = there.sum(axis=0)
     total = np.where(there, matrix, 0.0).sum(axis=0)
-    return np.asarray(np.divide(total, count, out=np.full(matrix.shape[1], np.nan), where=count > 0))
+    return settled(np.divide(total, count, out=np.full(matrix.shape[1], np.nan), where=count > 0))

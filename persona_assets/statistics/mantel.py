@@ -109,7 +109,7 @@ def mantel_tests(predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed
             scratch = np.empty(at.shape, dtype=np.float32)  # the first piece is the largest
         for table, target, tally in zip(used, observed, extreme, strict=True):
             found = table.correlations(at, products, moments, scratch)
-            tally += (np.abs(found) >= np.abs(target) - _ROUNDING).sum(axis=0)
+            tally[:] += (np.abs(found) >= np.abs(target) - _ROUNDING).sum(axis=0)
     flat = np.ptp(scores, axis=1) == 0
     results = iter(zip(observed, extreme, strict=True))
     return [table.result(flat, count, *(next(results) if table.reason is None else (None, None))) for table in tables]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from persona_assets.statistics.tidy import StatisticsError, finite_array, finite_vector, require_columns
+from persona_assets.statistics.tidy import StatisticsError, finite_array, finite_vector, require_columns, settled
 
 if TYPE_CHECKING:
     from persona_assets.statistics.tidy import BoolArray, FloatArray
@@ -126,7 +126,7 @@ class StudyObservations:
             cohorts=tuple(facts["cohort"].to_list()),
             anchor=anchor,
             layers=layers,
-            rate=by_seed.mean(axis=0),
+            rate=settled(by_seed.mean(axis=0)),
             cosine=_table(used, "layer", layers, ids, "cosine", f"geometry ({centring})"),
             prompt_tokens=finite_vector(facts["prompt_tokens"].to_numpy(), "prompt_tokens"),
             seeds=seeds,
@@ -198,7 +198,7 @@ def _table(frame: pl.DataFrame, row: str, rows: Sequence[object], ids: Sequence[
     table.flat[flat] = used[value].cast(pl.Float64).to_numpy()
     if np.isnan(table).any():
         a, b = (int(k) for k in np.argwhere(np.isnan(table))[0])
-        raise StatisticsError(f"{name}: no {value} for persona {ids[b]} at {row} {rows[a]}.")
+        raise StatisticsError(f"{name}: the {value} of persona {ids[b]} at {row} {rows[a]} is missing or NaN.")
     return table
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from persona_assets.statistics.correlations import spearman
 from persona_assets.statistics.mantel import CellOutcome, mantel_tests
-from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, tidy_frame
+from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, settled, tidy_frame
 
 if TYPE_CHECKING:
     import polars as pl
@@ -195,4 +195,4 @@ def _means(matrix: FloatArray, use: BoolArray, axis: int) -> FloatArray:
     there = use & np.isfinite(matrix)
     count = there.sum(axis=axis)
     total = np.where(there, matrix, 0.0).sum(axis=axis)
-    return np.asarray(np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0))
+    return settled(np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0))

@@ -14,7 +14,7 @@ from persona_assets.statistics.covariates import (
     prompt_covariates,
     rank_basis,
 )
-from persona_assets.statistics.ranks import average_ranks, permutations
+from persona_assets.statistics.ranks import average_ranks, permutations, unit_scores
 from persona_assets.statistics.tidy import (
     RowTemplate,
     StatisticsError,
@@ -43,6 +43,7 @@ __all__ = [
 
 FAMILY = "partial"
 OUTCOME = "source_rate"
+_PERFECT = 1e-9
 
 
 def partial_spearman(
@@ -67,9 +68,13 @@ def partial_spearman(
     import pingouin
 
     a, b, z = _checked(x, y, covariates)
-    reason = _rank_residuals(a, b, z)[2]
+    residual_a, residual_b, reason = _rank_residuals(a, b, z)
     if reason:
         return None, None, reason
+    alike = float(unit_scores(residual_a) @ unit_scores(residual_b))
+    if abs(alike) > 1.0 - _PERFECT:
+        # pingouin inverts a singular matrix here and returns the opposite sign.
+        return float(np.sign(alike)), 0.0, None
     # Ranks go in because pingouin compares raw values with covariates and would refuse two that happen to
     # agree.
     names = [f"z{i}" for i in range(len(z))]
@@ -204,8 +209,8 @@ def _family_rows(
         )
         text = f"{reason}; {note}" if reason else note
         rows.append(row(statistic, layer, estimate, p=p, registered=registered, note=text))
-        permutation_p = None if estimate is None else permutation_p
-        rows.append(row(f"{statistic}_permutation", layer, estimate, p=permutation_p, note=text))
+        p = None if estimate is None else permutation_p
+        rows.append(row(f"{statistic}_permutation", layer, estimate, p=p, note=text))
     return rows
 
 

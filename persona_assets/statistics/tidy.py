@@ -204,6 +204,15 @@ def finite_array(values: ArrayLike, name: str) -> FloatArray:
     return array
 
 
+def settled(values: FloatArray) -> FloatArray:
+    """Round sums and differences of rates to 12 decimals.
+
+    Rates are ratios of small counts. Two that are equal on paper differ by 1e-17 once they were averaged or subtracted
+    in different orders, which would break a tie and move a rank.
+    """
+    return np.asarray(np.round(values, 12))
+
+
 def same_length(**vectors: Sequence[object] | FloatArray) -> int:
     """Return the common length of the vectors.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_assets.hashing import derive_seed
 from persona_assets.training.batches import BatchPlan, plan_batches
+from persona_assets.training.effective_weights import EffectiveWeightsDecoder, effective_weights_pay, lora_layers
 from persona_assets.training.packing import ATTENTION, pack_rows, register_attention
 from persona_assets.training.result import StepRecord, TrainingError, TrainingResult
 from persona_assets.training.tokenizing import TokenizedRow, tokenize_rows
@@ -81,8 +82,10 @@ class LoraTrainer:
             self._model = get_peft_model(base, config, autocast_adapter_dtype=True)
         # peft notes the directory the base was loaded from, which says nothing on another machine.
         self._model.peft_config[_ADAPTER].base_model_name_or_path = base_name
-        self._decoder = base.get_decoder()  # type: ignore[no-untyped-call]
-        self._head = base.get_output_embeddings()  # type: ignore[no-untyped-call]
+        self._decoder = base.get_decoder()
+        if effective_weights_pay(self._model, self._decoder, recipe.r, recipe.dropout):
+            self._decoder = EffectiveWeightsDecoder(self._model, self._decoder, _ADAPTER)
+        self._head = base.get_output_embeddings()
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
     def train(
@@ -126,11 +129,8 @@ class LoraTrainer:
         return TrainingResult(tuple(curve), time.perf_counter() - started, self._weights(), self._config())
 
     def _reset_adapter(self) -> None:
-        from peft.tuners.lora import LoraLayer
-
-        for module in self._model.modules():
-            if isinstance(module, LoraLayer):
-                module.reset_lora_parameters(_ADAPTER, init_lora_weights=True)  # type: ignore[no-untyped-call]
+        for layer in lora_layers(self._model).values():
+            layer.reset_lora_parameters(_ADAPTER, init_lora_weights=True)
         for parameter in self._parameters:
             parameter.grad = None
 
@@ -144,9 +144,7 @@ class LoraTrainer:
         warmup = math.ceil(self.recipe.warmup_ratio * n_steps)
         return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, n_steps)
 
-    def _gradient(
-        self, number: int, plan: BatchPlan, rows: list[TokenizedRow], learning_rate: float
-    ) -> StepRecord:
+    def _gradient(self, number: int, plan: BatchPlan, rows: list[TokenizedRow], learning_rate: float) -> StepRecord:
         """Accumulate the gradient of one effective batch, and clip it."""
         import torch
 
@@ -154,7 +152,7 @@ class LoraTrainer:
         loss = 0.0
         for batch in plan.micro_batches:
             share = self._summed_loss([rows[row] for row in batch]) / n_tokens
-            share.backward()  # type: ignore[no-untyped-call]
+            share.backward()
             loss += share.item()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -168,7 +166,10 @@ class LoraTrainer:
         """Sum the cross-entropy over the completion tokens of some rows; only those get logits."""
         import torch
 
-        packed = pack_rows(rows, share_prefixes=self.recipe.dropout == 0.0, device=self._device)
+        # Not with dropout, which draws for each row apart, nor on a GPU, where the gradients of a shared token
+        # are summed in no fixed order and the last bits would change from run to run.
+        share = self.recipe.dropout == 0.0 and self._device.type == "cpu"
+        packed = pack_rows(rows, share_prefixes=share, device=self._device)
         hidden = self._decoder(
             input_ids=packed.input_ids, position_ids=packed.position_ids, packed=packed, use_cache=False
         ).last_hidden_state
@@ -191,7 +192,8 @@ def _private_generators(device: torch.device) -> AbstractContextManager[None]:
     """Leave torch's global generators as they were, whatever the block draws or seeds."""
     import torch
 
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    generators: AbstractContextManager[None] = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    return generators
 
 
 def _check_targets(base: torch.nn.Module, recipe: Recipe) -> None:
@@ -199,6 +201,5 @@ def _check_targets(base: torch.nn.Module, recipe: Recipe) -> None:
     missing = [target for target in recipe.target_modules if target not in last_names]
     if missing:
         raise TrainingError(
-            f"recipe.target_modules: the base model ({type(base).__name__}) has no module named "
-            f"{', '.join(missing)}."
+            f"recipe.target_modules: the base model ({type(base).__name__}) has no module named {', '.join(missing)}."
         )

@@ -51,7 +51,7 @@ def pack_rows(rows: Sequence[TokenizedRow], *, share_prefixes: bool, device: tor
 
     Args:
         rows: tokenised rows.
-        share_prefixes: compute common prefixes once; not for dropout, which draws for each row apart.
+        share_prefixes: compute common prefixes once.
         device: where the tensors go.
     """
     import torch

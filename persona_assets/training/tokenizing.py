@@ -40,9 +40,7 @@ class TokenizedRow:
         return sum(label != IGNORED_LABEL for label in self.labels)
 
 
-def tokenize_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[TrainingRow], max_length: int
-) -> list[TokenizedRow]:
+def tokenize_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TrainingRow], max_length: int) -> list[TokenizedRow]:
     """Tokenise prompt/completion rows through the tokenizer's chat template.
 
     The loss falls on the completion up to and with the end-of-turn token (the tokenizer's EOS token). What a
@@ -68,15 +66,11 @@ def tokenize_rows(
     encoded = tokenizer([*prompts, *conversations], add_special_tokens=False)["input_ids"]
     return [
         _mask(number, prompt, conversation, tokenizer, max_length)
-        for number, (prompt, conversation) in enumerate(
-            zip(encoded[: len(rows)], encoded[len(rows) :], strict=True)
-        )
+        for number, (prompt, conversation) in enumerate(zip(encoded[: len(rows)], encoded[len(rows) :], strict=True))
     ]
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, turns: list[Message], *, add_generation_prompt: bool = False
-) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[Message], *, add_generation_prompt: bool = False) -> str:
     return cast(
         "str",
         tokenizer.apply_chat_template(

@@ -227,7 +227,7 @@ def test_wrong_counts_prompts_and_roles_are_found() -> None:
 
 
 def test_rows_survive_the_file_whatever_their_characters(tmp_path: Path) -> None:
-    rows = with_completion(build(), 4, "é 漢字 \u2028 \x85 \u2029 \"quoted\" \\ tab\t line\nbreak\r\n end")
+    rows = with_completion(build(), 4, 'é 漢字 \u2028 \x85 \u2029 "quoted" \\ tab\t line\nbreak\r\n end')
     path = tmp_path / "rows.jsonl"
     write_rows(path, rows)
     assert read_rows(path) == rows

@@ -54,9 +54,7 @@ def draw(logits: list[float], uniform: float, **settings: float) -> int:
         {"top_p": 1.0},
     ],
 )
-def test_kept_probabilities_are_those_of_transformers(
-    spread: float, vocabulary: int, settings: dict[str, float]
-) -> None:
+def test_kept_probabilities_are_those_of_transformers(spread: float, vocabulary: int, settings: dict[str, float]) -> None:
     sampling = SamplingSettings.model_validate(settings)
     generator = torch.Generator().manual_seed(vocabulary)
     logits = torch.randn(20, vocabulary, generator=generator) * spread
@@ -112,9 +110,7 @@ def test_row_is_drawn_as_if_it_were_alone() -> None:
     assert together.tolist() == alone
 
 
-@pytest.mark.parametrize(
-    ("vocabulary", "top_p", "kept"), [(10, 0.45, 5), (200, 0.2475, 50), (200, 0.7975, 160), (64, 0.99, 64)]
-)
+@pytest.mark.parametrize(("vocabulary", "top_p", "kept"), [(10, 0.45, 5), (200, 0.2475, 50), (200, 0.7975, 160), (64, 0.99, 64)])
 def test_ties_at_the_edge_keep_lower_ids(vocabulary: int, top_p: float, kept: int) -> None:
     probabilities = kept_probabilities(torch.zeros(2, vocabulary), SamplingSettings(top_p=top_p))
     assert [torch.nonzero(row)[:, 0].tolist() for row in probabilities] == [list(range(kept))] * 2

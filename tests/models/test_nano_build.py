@@ -149,7 +149,9 @@ def test_training_rows_are_what_the_template_renders(
             {"role": "assistant", "content": row.answer},
         ]
         prompt = tokenizer.apply_chat_template(turns[:2], add_generation_prompt=True, return_dict=False)
-        assert list(encoded.ids) == tokenizer.apply_chat_template(turns, return_dict=False)
+        rendered = tokenizer.apply_chat_template(turns, return_dict=False)
+        assert tokenizer.decode(rendered[-2:]) == "<|im_end|>\n"
+        assert list(encoded.ids) == rendered[:-1]
         assert list(encoded.ids[: encoded.answer_start]) == prompt
         assert tokenizer.decode(prompt) == chat_prompt(row.system, row.user)
 

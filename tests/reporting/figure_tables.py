@@ -149,7 +149,10 @@ def tables(n: int, seeds: tuple[int, ...] = (42,)) -> Tables:
     )
 
 
-_SHARED = ["seed", "measurement", "hits", "n", "rate", "wilson_low", "wilson_high", "cluster_low", "cluster_high", "base_rate", "residual_rate", "truncation_rate", "truncation_flagged"]
+_SHARED = (
+    *("seed", "measurement", "hits", "n", "rate", "wilson_low", "wilson_high", "cluster_low", "cluster_high"),
+    *("base_rate", "residual_rate", "truncation_rate", "truncation_flagged"),
+)
 
 
 def _prompt(persona: str) -> str:

@@ -16,6 +16,8 @@ from figure_tables import Tables, context, panel, tables
 from persona_assets.reporting import figures
 from persona_assets.reporting.figures import Drawing, FigureError, Provenance, png_bytes_to_markdown
 
+pytestmark = pytest.mark.xdist_group("figures")  # one worker: the tables are made once
+
 HISTORY = pl.DataFrame({"step": [1, 2, 3, 4], "loss": [3.1, 1.5, None, 0.9]})
 
 
@@ -186,12 +188,11 @@ def test_drift_counts_come_from_the_table(drawn: tuple[int, Tables, dict[str, Dr
     assert not any("CONFOUNDED" in text.get_text() for text in drawing.figure.axes[0].texts)
 
 
-def test_bytes_do_not_change_between_renderings(
-    drawn: tuple[int, Tables, dict[str, Drawing]], tmp_path: Path
-) -> None:
-    n, t, drawings = drawn
-    for name, again in draw_all(n, t).items():
-        first, second = drawings[name].write(tmp_path / "a"), again.write(tmp_path / "b")
+@pytest.mark.parametrize("n", [12, pytest.param(48, marks=pytest.mark.slow)])
+def test_bytes_do_not_change_between_renderings(n: int, tmp_path: Path) -> None:
+    again = draw_all(n, tables(n))
+    for name, drawing in draw_all(n, tables(n)).items():
+        first, second = drawing.write(tmp_path / "a"), again[name].write(tmp_path / "b")
         for one, other in ((first.png, second.png), (first.pdf, second.pdf), (first.meta, second.meta)):
             assert one.read_bytes() == other.read_bytes(), one.name
 

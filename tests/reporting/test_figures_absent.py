@@ -12,6 +12,8 @@ from figure_tables import LAYERS, context, panel, tables
 from persona_assets.reporting import figures
 from persona_assets.reporting.figures import Drawing, FigureContext, FigureError, Provenance
 
+pytestmark = pytest.mark.xdist_group("figures_absent")  # one worker: the tables are made once
+
 
 def texts(drawing: Drawing) -> str:
     from matplotlib.text import Text
@@ -75,6 +77,7 @@ def test_layer_without_estimate_is_a_gap(n: int) -> None:
     nothing = without(nothing, pl.col("statistic").is_in(["critical_rho", "holm_critical_rho"]), "estimate")
     empty = figures.spearman_by_layer(nothing, context(n))
     assert marks(empty) == [] and "not estimable at any layer" in texts(empty)
+    assert "Not estimable (hatched) at every layer" not in drawing.caption
     assert empty.numbers["critical"] == {"critical_rho": None, "holm_critical_rho": None}
     assert empty.png()
 

@@ -25,6 +25,7 @@ from persona_assets.training import (
     plan_batches,
     tokenize_rows,
 )
+from persona_assets.training.effective_weights import EffectiveWeightsDecoder
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from persona_assets.dataset import TrainingRow
 
 BASE_NAME = "embedded/base_model"
+NARROW, WIDE = 4, 32  # ranks, for layers 32 wide
 
 
 def trainer_of(checkpoint: Path, recipe: Recipe, micro_batch_size: int = 8, dtype: str = "float32") -> LoraTrainer:
@@ -47,6 +49,11 @@ def same_bits(first: TrainingResult, second: TrainingResult) -> bool:
     )
 
 
+@pytest.fixture(scope="module", params=[NARROW, WIDE], ids=["peft_forward", "effective_weights"])
+def recipe(request: pytest.FixtureRequest, recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"r": request.param})
+
+
 @pytest.fixture(scope="module")
 def trainer(checkpoint: Path, recipe: Recipe) -> LoraTrainer:
     return trainer_of(checkpoint, recipe)
@@ -58,8 +65,9 @@ def result(trainer: LoraTrainer, rows: list[TrainingRow]) -> TrainingResult:
 
 
 def test_it_is_what_a_plain_peft_loop_gives(
-    checkpoint: Path, recipe: Recipe, rows: list[TrainingRow], result: TrainingResult
+    checkpoint: Path, recipe: Recipe, rows: list[TrainingRow], trainer: LoraTrainer, result: TrainingResult
 ) -> None:
+    assert isinstance(trainer._decoder, EffectiveWeightsDecoder) == (recipe.r == WIDE)
     losses, weights = _plain_peft_loop(checkpoint, recipe, rows, seed=42)
     assert [record.loss for record in result.loss_curve] == pytest.approx(losses, rel=1e-4)
     assert sorted(result.weights) == sorted(weights)
@@ -67,6 +75,15 @@ def test_it_is_what_a_plain_peft_loop_gives(
         # Adam divides by the size of a gradient, so where that is all but zero rounding shows: in units of the rate.
         difference = (result.weights[name] - expected).abs().max().item()
         assert difference < 0.05 * recipe.learning_rate, name
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_effective_weights_are_not_used_where_they_would_not_do(checkpoint: Path, recipe: Recipe) -> None:
+    wide = recipe.model_copy(update={"r": WIDE})
+    dropped = trainer_of(checkpoint, wide.model_copy(update={"dropout": 0.1}))
+    half = trainer_of(checkpoint, wide, dtype="bfloat16")
+    with_head = trainer_of(checkpoint, wide.model_copy(update={"target_modules": ("q_proj", "lm_head")}))
+    assert not any(isinstance(trainer._decoder, EffectiveWeightsDecoder) for trainer in (dropped, half, with_head))
 
 
 def test_training_lowers_the_loss_and_counts_its_tokens(
@@ -100,9 +117,7 @@ def test_micro_batches_change_nothing_but_rounding(checkpoint: Path, recipe: Rec
     whole_recipe = recipe.model_copy(update={"effective_batch_size": 16})
     whole = trainer_of(checkpoint, whole_recipe, micro_batch_size=16).train(rows, seed=5)
     parts = trainer_of(checkpoint, whole_recipe, micro_batch_size=4).train(rows, seed=5)
-    assert [record.loss for record in parts.loss_curve] == pytest.approx(
-        [record.loss for record in whole.loss_curve], rel=1e-4
-    )
+    assert [record.loss for record in parts.loss_curve] == pytest.approx([record.loss for record in whole.loss_curve], rel=1e-4)
     for name, weight in whole.weights.items():
         torch.testing.assert_close(parts.weights[name], weight, rtol=0, atol=0.05 * recipe.learning_rate)
 
@@ -121,9 +136,7 @@ def test_the_fifth_adapter_of_an_object_is_the_same_to_the_bit_as_the_first_of_a
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_training_that_broke_off_leaves_no_trace(
-    trainer: LoraTrainer, rows: list[TrainingRow], result: TrainingResult
-) -> None:
+def test_a_training_that_broke_off_leaves_no_trace(trainer: LoraTrainer, rows: list[TrainingRow], result: TrainingResult) -> None:
     def interrupt(record: StepRecord) -> None:
         if record.step == 3:
             raise KeyboardInterrupt
@@ -182,14 +195,12 @@ def test_lora_weights_stay_float32_on_a_bfloat16_base(
 
     half = trainer_of(checkpoint, recipe, dtype="bfloat16")
     found = half.train(rows, seed=42)
-    assert next(half._model.base_model.model.get_decoder().parameters()).dtype == torch.bfloat16
+    assert next(half._model.base_model.model.model.embed_tokens.parameters()).dtype == torch.bfloat16
     assert {weight.dtype for weight in found.weights.values()} == {torch.float32}
     assert found.final_loss == pytest.approx(result.final_loss, rel=0.02)
 
 
-def test_peft_loads_what_was_saved(
-    checkpoint: Path, rows: list[TrainingRow], result: TrainingResult, tmp_path: Path
-) -> None:
+def test_peft_loads_what_was_saved(checkpoint: Path, rows: list[TrainingRow], result: TrainingResult, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel
 
@@ -218,7 +229,7 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def test_the_files_say_nothing_of_where_they_were_made(
-    result: TrainingResult, checkpoint: Path, tmp_path: Path
+    result: TrainingResult, recipe: Recipe, checkpoint: Path, tmp_path: Path
 ) -> None:
     result.save_adapter(tmp_path / "here")
     result.save_adapter(tmp_path / "there" / "deeper")
@@ -227,7 +238,7 @@ def test_the_files_say_nothing_of_where_they_were_made(
     assert sorted(found) == ["adapter_config.json", "adapter_model.safetensors", "loss_curve.parquet"]
     config = json.loads((tmp_path / "here" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert (config["use_rslora"], config["r"], config["lora_alpha"], config["bias"]) == (True, 4, 8, "none")
+    assert (config["use_rslora"], config["r"], config["lora_alpha"], config["bias"]) == (True, recipe.r, 8, "none")
     assert not any(str(checkpoint).encode() in path.read_bytes() for path in (tmp_path / "here").iterdir())
 
 
@@ -313,9 +324,7 @@ def _plain_peft_loop(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     lengths = [len(row.input_ids) for row in tokenize_rows(load_tokenizer(checkpoint), rows, 128)]
     size = recipe.effective_batch_size
-    plans = plan_batches(
-        lengths, seed=seed, epochs=recipe.epochs, effective_batch_size=size, micro_batch_size=size
-    )
+    plans = plan_batches(lengths, seed=seed, epochs=recipe.epochs, effective_batch_size=size, micro_batch_size=size)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * len(plans)), len(plans))
     losses = []

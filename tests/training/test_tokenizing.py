@@ -39,9 +39,7 @@ def test_the_loss_is_on_the_completion_and_its_end_of_turn_alone(
         assert found.n_completion_tokens == len(found.input_ids) - len(prompt)
 
 
-def test_a_row_that_is_too_long_is_named_and_not_cut(
-    tokenizer: PreTrainedTokenizerBase, rows: list[TrainingRow]
-) -> None:
+def test_a_row_that_is_too_long_is_named_and_not_cut(tokenizer: PreTrainedTokenizerBase, rows: list[TrainingRow]) -> None:
     lengths = [len(row.input_ids) for row in tokenize_rows(tokenizer, rows, max_length=128)]
     longest = max(lengths)
     assert len(tokenize_rows(tokenizer, rows, max_length=longest)) == len(rows)
@@ -49,9 +47,7 @@ def test_a_row_that_is_too_long_is_named_and_not_cut(
         tokenize_rows(tokenizer, rows, max_length=longest - 1)
 
 
-def test_a_completion_that_merges_with_the_prompt_is_refused(
-    tokenizer: PreTrainedTokenizerBase, rows: list[TrainingRow]
-) -> None:
+def test_a_completion_that_merges_with_the_prompt_is_refused(tokenizer: PreTrainedTokenizerBase, rows: list[TrainingRow]) -> None:
     assert tokenizer.chat_template is not None
     # A template that tells the generation prompt from a written turn: the mask would be off by some tokens.
     tokenizer.chat_template = str(tokenizer.chat_template).replace("<|im_start|>assistant\n{%", "<|im_start|>bot\n{%")
@@ -59,9 +55,7 @@ def test_a_completion_that_merges_with_the_prompt_is_refused(
         tokenize_rows(tokenizer, rows, max_length=128)
 
 
-def test_a_template_that_never_ends_the_turn_is_refused(
-    tokenizer: PreTrainedTokenizerBase, rows: list[TrainingRow]
-) -> None:
+def test_a_template_that_never_ends_the_turn_is_refused(tokenizer: PreTrainedTokenizerBase, rows: list[TrainingRow]) -> None:
     endless = copy.deepcopy(tokenizer)
     endless.chat_template = str(tokenizer.chat_template).replace("<|im_end|>", "")
     with pytest.raises(TrainingError, match=r"does not end the assistant's turn with the EOS token '<\|im_end\|>'"):

@@ -38,12 +38,12 @@ class EncodedRow:
 
 
 def encode_rows(rows: list[CorpusRow], tokenizer: Tokenizer) -> list[EncodedRow]:
-    """Tokenize rows as the chat template renders them, the end of the answer's turn included."""
+    """Tokenize rows as the chat template renders them, up to and with the token that ends the answer's turn."""
     prompts = list(dict.fromkeys((row.system, row.user) for row in rows))
     prompt_ids = dict(
         zip(prompts, _encode([chat_prompt(*prompt) for prompt in prompts], tokenizer), strict=True)
     )
-    answers = _encode([f"{row.answer}{TURN_END}\n" for row in rows], tokenizer)
+    answers = _encode([f"{row.answer}{TURN_END}" for row in rows], tokenizer)
     return [
         EncodedRow(
             ids=(*prompt_ids[row.system, row.user], *answer),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_HALF_PAGE_ROWS = 18  # more names than this cannot be read side by side on half a page
+_PITCH = 1.05 * style.FONT / 72  # inches that a name needs across its direction
 _PAD = 0.06  # inches
 _BAR = 0.1  # inches, width of the colour bar
 _TICKS = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
@@ -39,8 +39,8 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
 
     Personas are ordered by category. Self cells are framed, trained negatives carry a dot, cells that were
     not measured are hatched. A rate is the mean over training seeds. The colour scale follows the square root
-    of the rate, so that weak leakage can be told from none. Up to 18 personas fill half a page, more a full
-    one.
+    of the rate, so that weak leakage can be told from none. The picture is half a page wide where the names
+    can be read at that width, and a full page otherwise.
 
     Args:
         cells: Table `cells`.
@@ -71,7 +71,7 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
         from matplotlib.colors import PowerNorm
         from matplotlib.patches import Rectangle
 
-        figure, axes, bar_axes = _frame(order)
+        figure, axes, bar_axes, cell_side = _frame(order)
         image = axes.imshow(
             np.ma.masked_invalid(matrix),
             cmap="Blues",
@@ -93,7 +93,7 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
             [index[c["eval_persona"]] for c in negatives],
             [index[c["source"]] for c in negatives],
             zorder=6,
-            **_dot(size),
+            **_dot(cell_side),
         )
         _category_lines(axes, order, context)
         bar = figure.colorbar(
@@ -104,7 +104,7 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
         for axis in (axes.get_xticklabels(), axes.get_yticklabels()):
             for persona, name in zip(order, axis, strict=True):
                 name.set_color(style.CATEGORY_COLOUR[context.categories[persona]])
-        legend_rows = _legend_rows(order, context, size, bool(missing))
+        legend_rows = _legend_rows(context, cell_side, bool(missing))
         figure.legend(
             handles=style.legend_grid(legend_rows), loc="lower center", ncols=max(map(len, legend_rows))
         )
@@ -121,26 +121,29 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
     return Drawing("rate_heatmap", figure, caption, numbers, context)
 
 
-def _dot(size: int) -> dict[str, Any]:
+def _dot(cell: float) -> dict[str, Any]:
+    """Mark of a trained negative in a cell of so many inches."""
     return {
         "linestyle": "",
         "marker": "o",
-        "markersize": 2.4 if size > _HALF_PAGE_ROWS else 3.2,
+        "markersize": min(3.2, 0.35 * 72 * cell),
         "color": style.ORANGE,
         "markeredgewidth": 0.3,
         "markeredgecolor": style.BLACK,
     }
 
 
-def _frame(order: Sequence[str]) -> tuple[Figure, Axes, Axes]:
+def _frame(order: Sequence[str]) -> tuple[Figure, Axes, Axes, float]:
     """Lay a square matrix out by hand: constrained layout leaves wide margins around axes of fixed aspect.
 
     The names decide the margins, so they are measured first.
+
+    Returns:
+        The figure, the axes of the matrix and of the colour bar, and the side of a cell in inches.
     """
     size = len(order)
-    width = style.FULL_PAGE if size > _HALF_PAGE_ROWS else style.HALF_PAGE
     names = [style.readable(p) for p in order]
-    probe = style.new_figure(width, width)
+    probe = style.new_figure(style.HALF_PAGE, style.HALF_PAGE)
     longest = max(probe.text(0, 0, name).get_window_extent().width for name in names) / probe.dpi
     line = 1.4 * style.FONT / 72
     left, bottom, right = (
@@ -148,6 +151,8 @@ def _frame(order: Sequence[str]) -> tuple[Figure, Axes, Axes]:
         longest + 4 * line + 2 * _PAD,
         _BAR + 3.4 * line + 2 * _PAD,
     )
+    fits = (style.HALF_PAGE - left - right) / size >= _PITCH
+    width = style.HALF_PAGE if fits else style.FULL_PAGE
     side = width - left - right
     height = bottom + side + _PAD
     figure = style.new_figure(width, height)
@@ -176,16 +181,16 @@ def _frame(order: Sequence[str]) -> tuple[Figure, Axes, Axes]:
     figure.text(
         (left + side / 2) / width, 2.9 * line / height, "Eval persona", ha="center", fontsize=style.FONT + 0.5
     )
-    return figure, axes, bar_axes
+    return figure, axes, bar_axes, side / size
 
 
-def _legend_rows(order: Sequence[str], context: FigureContext, size: int, gaps: bool) -> list[list[Artist]]:
+def _legend_rows(context: FigureContext, cell_side: float, gaps: bool) -> list[list[Artist]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     cells: list[Artist] = [
         Patch(facecolor="white", edgecolor=style.BLACK, linewidth=0.7, label="self"),
-        Line2D([], [], label="trained negative", **_dot(size)),
+        Line2D([], [], label="trained negative", **_dot(cell_side)),
     ]
     if gaps:
         cells.append(Patch(label="not measured", **_NO_RATE))

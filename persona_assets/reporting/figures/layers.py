@@ -161,9 +161,11 @@ def absent_layers(scan: Sequence[Row]) -> str:
     for r in scan:
         if r["estimate"] is None:
             reasons.setdefault(reason(r), []).append(str(r["layer"]))
-    return "".join(
-        f" Not estimable (hatched) at layer {', '.join(layers)}: {note}." for note, layers in reasons.items()
-    )
+    told = ""
+    for note, layers in reasons.items():
+        where = "every layer" if len(layers) == len(scan) else f"layer {', '.join(layers)}"
+        told += f" Not estimable (hatched) at {where}: {note}."
+    return told
 
 
 def _holm(own: pl.DataFrame) -> dict[int, float | None]:

@@ -146,7 +146,9 @@ def attenuation(table: pl.DataFrame, context: FigureContext) -> Drawing:
     lacking = [layer for layer in layers if not any(r["layer"] == layer for r in by_kind["abs_rho"])]
     if lacking:
         raise FigureError(f"table attenuation has no abs_rho at the primary layers {lacking}")
-    drawn = [r for kind in ("abs_rho", "subpanel_abs_rho") for r in by_kind[kind] if r["estimate"] is not None]
+    drawn = [
+        r for kind in ("abs_rho", "subpanel_abs_rho") for r in by_kind[kind] if r["estimate"] is not None
+    ]
     sizes = sorted({r["n"] for r in drawn})
     with style.styled():
         from matplotlib.patches import Patch

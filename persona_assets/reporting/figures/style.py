@@ -193,6 +193,8 @@ def note_on(axes: Axes, text: str) -> None:
         va="center",
         color=GREY,
         style="italic",
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 2},
+        zorder=8,
     )
 
 

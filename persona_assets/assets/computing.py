@@ -1,0 +1,285 @@
+"""Compute the tables of a study from what the lake holds: read, call the core, hand back frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from persona_assets.assets.products import Products, frozen_panel
+from persona_assets.measurement import Measurement, measurements_table
+from persona_assets.store import Manifest, Product
+from persona_assets.study import Study
+from persona_assets.tasks import CENTROIDS_FILE, CHECKPOINT, COMPLETIONS_FILE
+from resources.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from persona_assets.statistics.analysis import StudyFrames
+    from persona_assets.statistics.observations import StudyObservations
+
+Tables = Mapping[str, pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What the tables of one study are computed from."""
+
+    study: Study
+    products: Products
+    warehouse: Warehouse
+
+    def table(self, product: Product, name: str) -> pl.DataFrame:
+        """Read a table that another asset wrote."""
+        return self.warehouse.table(product.path, name)
+
+
+def compute_source_rates(data: StudyData) -> Tables:
+    """Tables `cells`, `source_rates` and `measurements` from the completions in the lake."""
+    from persona_assets.statistics.rates import cells_table, source_rates
+
+    study, products, store = data.study, data.products, data.products.store
+    panel, plan = study.panel, study.analysis
+    rows = [products.latest_eval_cells(study, source, seed) for seed in study.seeds for source in panel.ids]
+    negatives = [(source, negative) for source in panel.ids for negative in products.negatives(source)]
+    views = {
+        "completions": [store.open(product.path) / COMPLETIONS_FILE for product in rows],
+        "base_completions": [store.open(products.base_cells(persona).path) / COMPLETIONS_FILE for persona in panel.ids],
+    }
+    with data.warehouse.connect(views) as connection:
+        connection.register("trained_negatives", pl.DataFrame(negatives, schema=["source", "eval_persona"], orient="row"))
+        cells = cells_table(
+            connection,
+            truncation_flag=plan.truncation_flag,
+            seed=plan.seed,
+            resamples=plan.bootstrap_resamples,
+            confidence=plan.confidence_level,
+        )
+    personas = pl.DataFrame(
+        {
+            "persona": panel.ids,
+            "category": [persona.category for persona in panel],
+            "cohort": [study.cohort(persona) for persona in panel.ids],
+            "prompt_tokens": [len(ids) for ids in token_ids(base_tokenizer(data), [persona.prompt for persona in panel])],
+        }
+    )
+    return {
+        "source_rates": source_rates(cells, personas),
+        "cells": cells,
+        "measurements": measurements_table([_measurement(store.verified(product.path)) for product in rows]),
+    }
+
+
+def _measurement(manifest: Manifest) -> Measurement:
+    identity = manifest.facts["identity"]
+    assert isinstance(identity, Mapping)
+    place = dict(part.split("=") for part in manifest.path.split("/") if "=" in part)
+    return Measurement(place["source"], int(place["seed"]), int(place["measurement"]), identity)
+
+
+def base_tokenizer(data: StudyData) -> Path:
+    """Return the base model's tokenizer.json."""
+    return data.products.store.open(data.products.base_path) / CHECKPOINT / "tokenizer.json"
+
+
+def token_ids(tokenizer_file: Path, prompts: Sequence[str]) -> list[list[int]]:
+    """Tokenize system prompts by the base model's own tokenizer, without loading a model."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(prompts), add_special_tokens=False)]
+
+
+def vectors(data: StudyData, persona: str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]  # float32
+    """Read a persona's `centroid` [layers, hidden] and `question_vectors` [questions, layers, hidden]."""
+    from safetensors.numpy import load_file
+
+    products = data.products
+    return load_file(products.store.open(products.layer_centroids(persona).path) / CENTROIDS_FILE)
+
+
+def compute_geometry(data: StudyData) -> Tables:
+    """Tables `geometry` and `pairwise_cosines` from the centroids in the lake."""
+    from persona_assets.geometry.cosines import geometry_frame, pairwise_frame
+
+    panel = data.study.panel
+    centroids = {persona: vectors(data, persona)["centroid"] for persona in panel.ids}
+    stacked = np.stack([centroids[persona] for persona in panel.ids])
+    reference = np.stack([centroids[persona] for persona in frozen_panel(data.study)])
+    return {
+        "geometry": geometry_frame(stacked, panel.ids, panel.anchor, reference=reference),
+        "pairwise_cosines": pairwise_frame(stacked, panel.ids),
+    }
+
+
+def compute_regressions(data: StudyData) -> Tables:
+    """Tables `regressions` and `probe` from `source_rates`, `geometry` and the per-question vectors."""
+    from persona_assets.statistics.analysis import Extras, completions_of, regressions
+    from persona_assets.statistics.probe import FOLDS, probe, probe_rows
+
+    study, plan = data.study, data.study.analysis
+    frames = checked_frames(data, study)
+    observed = {centring: frames.observations(study.panel.anchor, centring) for centring in frames.centrings()}
+    panel = observed["panel"]
+    states = np.stack([vectors(data, persona)["question_vectors"] for persona in study.panel.ids])
+    tokens = token_ids(base_tokenizer(data), [persona.prompt for persona in study.panel])
+    results = probe(states, seed=plan.seed, layers=panel.layers, folds=min(FOLDS, states.shape[1]))
+    return {
+        "regressions": regressions(
+            observed, plan, completions=completions_of(frames, panel), extras=Extras(token_ids=[set(ids) for ids in tokens])
+        ),
+        "probe": probe_rows(results, panel.personas, study.panel.anchor, panel.rate, states.shape[1]),
+    }
+
+
+def compute_off_diagonal(data: StudyData) -> Tables:
+    """Table `off_diagonal`: bystander rates against pairwise cosines."""
+    from persona_assets.statistics.leakage import LeakageMatrices
+    from persona_assets.statistics.off_diagonal import off_diagonal
+
+    study, plan = data.study, data.study.analysis
+    frames = checked_frames(data, study)
+    assert frames.cells is not None
+    assert frames.pairwise_cosines is not None
+    matrices = LeakageMatrices.from_frames(
+        frames.cells, frames.pairwise_cosines, personas=study.panel.ids, anchor=study.panel.anchor
+    )
+    return {"off_diagonal": off_diagonal(matrices, seed=plan.seed, permutations=plan.permutations)}
+
+
+def compute_power(data: StudyData) -> Tables:
+    """Table `power`, from the study file alone."""
+    from persona_assets.statistics.power import power, rule_design
+
+    study, plan = data.study, data.study.analysis
+    design = rule_design(
+        study.panel.ids,
+        [persona.category for persona in study.panel],
+        [study.cohort(persona) for persona in study.panel.ids],
+        n_layers=study.profile.base_model.layers,
+        seed=plan.seed,
+        alpha=plan.alpha,
+        slope_tolerance=plan.slope_tolerance,
+        registered_sign=plan.registered_sign,
+        within_excluded=[persona.exclude_from_within_category for persona in study.panel],
+    )
+    return {"power": power(design, seed=plan.seed)}
+
+
+def compute_attenuation(data: StudyData) -> Tables:
+    """Table `attenuation`: |rho| over the study and its ancestors."""
+    from persona_assets.statistics.attenuation import attenuation
+
+    study, plan = data.study, data.study.analysis
+    lineage = {each.name: observations(data, each) for each in (*reversed(study.ancestors), study)}
+    table = attenuation(
+        lineage,
+        plan.primary_layers,
+        seed=plan.seed,
+        resamples=plan.bootstrap_resamples,
+        confidence=plan.confidence_level,
+    )
+    return {"attenuation": table}
+
+
+def checked_frames(data: StudyData, study: Study) -> StudyFrames:
+    """Read a study's tables, after checking that its measurements belong together."""
+    from persona_assets.statistics.analysis import StudyFrames
+    from persona_assets.statistics.identity import check_identity
+
+    rates, geometry = data.products.source_rates(study), data.products.geometry(study)
+    measurements = data.table(rates, "measurements")
+    check_identity(measurements)
+    return StudyFrames(
+        source_rates=data.table(rates, "source_rates"),
+        geometry=data.table(geometry, "geometry"),
+        measurements=measurements,
+        personas=pl.DataFrame([persona.model_dump() for persona in study.panel]).rename({"id": "persona"}),
+        cells=data.table(rates, "cells"),
+        pairwise_cosines=data.table(geometry, "pairwise_cosines"),
+    )
+
+
+def observations(data: StudyData, study: Study) -> StudyObservations:
+    """Join a study's source rates and cosines."""
+    return checked_frames(data, study).observations(study.panel.anchor)
+
+
+def compute_inherited_drift(data: StudyData) -> Tables:
+    """Tables `inherited_drift` and `drift_tests`: the study's rates against its parent's."""
+    from persona_assets.statistics.drift import inherited_drift
+
+    study, products, plan = data.study, data.products, data.study.analysis
+    now = products.source_rates(study)
+    # Without a parent there is no inherited source: its tables are those of an empty parent.
+    parent = now if study.parent is None else products.source_rates(study.parent)
+    rows = slice(0, 0) if study.parent is None else slice(None)
+    result = inherited_drift(
+        data.table(now, "source_rates"),
+        data.table(parent, "source_rates")[rows],
+        data.table(now, "measurements"),
+        data.table(parent, "measurements")[rows],
+        seed=plan.seed,
+        low_share=plan.drift_low_share,
+        match_share=plan.drift_match_share,
+        alpha=plan.alpha,
+        resamples=plan.bootstrap_resamples,
+        confidence=plan.confidence_level,
+    )
+    return {"inherited_drift": result.inherited_drift, "drift_tests": result.drift_tests}
+
+
+def compute_gates(data: StudyData) -> Tables:
+    """Tables `gates` and `outcome` from everything the rule looks at."""
+    from persona_assets.statistics.gates import evaluate_gates
+
+    products, study, plan = data.products, data.study, data.study.analysis
+    tests = data.table(products.inherited_drift(study), "drift_tests")
+    rates = data.table(products.source_rates(study), "source_rates")
+    registered = tests.filter("registered")
+    verdicts = set(registered["verdict"].to_list())
+    result = evaluate_gates(
+        observations(data, study),
+        primary_layers=plan.primary_layers,
+        seed=plan.seed,
+        alpha=plan.alpha,
+        registered_sign=plan.registered_sign,
+        slope_tolerance=plan.slope_tolerance,
+        drift_triggered=_triggered(verdicts),
+        drift_confounded="confounded" in verdicts,
+        truncation_flagged=int(rates["truncation_flagged"].sum()),
+    )
+    return {
+        "gates": result.gates,
+        "outcome": result.outcome.with_columns(pl.lit(plan_changes(data)).alias("plan_changes")),
+        "gate_details": result.details,
+    }
+
+
+def _triggered(verdicts: set[str]) -> bool | None:
+    if verdicts & {"confounded", "not_tested"} or not verdicts:
+        return None
+    return "drift" in verdicts
+
+
+def plan_changes(data: StudyData) -> str:
+    """Name the fields of the registered plan that changed since the study's first measurement; empty when none did."""
+    changed: set[str] = set()
+    study, products = data.study, data.products
+    for seed in study.seeds:
+        for source in study.panel.ids:
+            manifest = products.store.verified(products.eval_cells(study, source, seed, 1).path)
+            identity = manifest.facts["identity"]
+            assert isinstance(identity, Mapping)
+            changed |= _differences("", identity["study_plan"], study.plan)
+    return ", ".join(sorted(changed))
+
+
+def _differences(place: str, before: object, now: object) -> set[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        names = sorted(set(before) | set(now))
+        return set().union(*(_differences(f"{place}.{name}".strip("."), before.get(name), now.get(name)) for name in names))
+    return set() if before == now else {place}

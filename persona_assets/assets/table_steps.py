@@ -1,0 +1,178 @@
+"""The table assets of a study: what each says, what it reads, and which of its numbers the UI shows first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+from dagster import MetadataValue
+
+from persona_assets.assets import computing
+from persona_assets.assets.computing import StudyData, Tables
+from persona_assets.assets.products import seeded
+from persona_assets.study import Catalog, Study
+
+
+@dataclass(frozen=True)
+class TableStep:
+    """What is particular to one table asset.
+
+    Attributes:
+        name: of the asset.
+        description: what the tables say and what they are for.
+        shared: profile assets it reads.
+        own: assets of the study it reads.
+        parent: assets of the parent study it reads.
+        ancestors: assets of every ancestor it reads.
+        compute: gives the tables by name.
+        headline: numeric metadata worth plotting over time, from the tables.
+        preview: the table that the UI shows, by name.
+    """
+
+    name: str
+    description: str
+    compute: Callable[[StudyData], Tables]
+    headline: Callable[[Tables], Mapping[str, MetadataValue]]
+    preview: str
+    shared: Sequence[str] = ()
+    own: Sequence[str] = ()
+    parent: Sequence[str] = ()
+    ancestors: Sequence[str] = ()
+
+
+def table_steps(study: Study, catalog: Catalog) -> list[TableStep]:
+    """List the table assets of a study, in the order in which the story goes."""
+    cells = [seeded("eval_cells", seed, catalog) for seed in study.seeds]
+    return [
+        TableStep(
+            "power",
+            "What the plan can find before anything is measured: the power of each gate and of the whole rule, simulated from "
+            "the study file alone.",
+            compute=computing.compute_power,
+            headline=_power_headline,
+            preview="power",
+        ),
+        TableStep(
+            "source_rates",
+            "Marker rate of every cell with Wilson and question-cluster intervals, the source rates on the diagonal, and the "
+            "identity of each measurement used.",
+            shared=["base_model", "base_cells", "training_dataset"],
+            own=cells,
+            compute=computing.compute_source_rates,
+            headline=_rates_headline,
+            preview="source_rates",
+        ),
+        TableStep(
+            "geometry",
+            "Cosine of every persona's centroid with the anchor's at each layer, under each centring, and the full N x N "
+            "cosine matrices.",
+            shared=["layer_centroids"],
+            compute=computing.compute_geometry,
+            headline=lambda tables: {"layers": MetadataValue.int(tables["geometry"]["layer"].n_unique())},
+            preview="geometry",
+        ),
+        TableStep(
+            "regressions",
+            "Source rate against cosine at every layer: Pearson, Spearman, Holm over the layers, partial correlations given "
+            "prompt length, surface baselines, cross-validation, within category, seeds, and a linear probe; preregistered and "
+            "sensitivity rows apart.",
+            shared=["base_model", "layer_centroids"],
+            own=["source_rates", "geometry"],
+            compute=computing.compute_regressions,
+            headline=_regressions_headline,
+            preview="regressions",
+        ),
+        TableStep(
+            "off_diagonal",
+            "The question the claim is really about: does the cosine of two personas predict the leakage between them? Spearman "
+            "over all pairs with the Mantel permutation p, by emitter strength, and the post-mortem candidates.",
+            own=["source_rates", "geometry"],
+            compute=computing.compute_off_diagonal,
+            headline=_off_diagonal_headline,
+            preview="off_diagonal",
+        ),
+        TableStep(
+            "inherited_drift",
+            "Did the rates of inherited adapters move since the parent study? The preregistered sign test, sensitivity tests, "
+            "and the identity check that turns a comparison across conditions into `confounded`.",
+            own=["source_rates"],
+            parent=["source_rates"],
+            compute=computing.compute_inherited_drift,
+            headline=lambda tables: {"inherited_sources": MetadataValue.int(tables["inherited_drift"].height)},
+            preview="drift_tests",
+        ),
+        TableStep(
+            "gates",
+            "The preregistered gates A, B and C on both splits at each primary layer, the outcome bucket they give and the "
+            "confidence it deserves.",
+            own=["source_rates", "geometry", "regressions", "inherited_drift"],
+            compute=computing.compute_gates,
+            headline=_gates_headline,
+            preview="gates",
+        ),
+        TableStep(
+            "attenuation",
+            "Does |rho| shrink as the panel grows? The study beside its ancestors, judged against random sub-panels of the "
+            "largest panel.",
+            own=["source_rates", "geometry", "regressions"],
+            ancestors=["source_rates", "geometry", "regressions"],
+            compute=computing.compute_attenuation,
+            headline=lambda tables: {"studies": MetadataValue.int(tables["attenuation"]["outcome"].n_unique())},
+            preview="attenuation",
+        ),
+    ]
+
+
+def _power_headline(tables: Tables) -> dict[str, MetadataValue]:
+    rule = tables["power"].filter(pl.col("quantity") == "rule")
+    return {
+        f"power_of_rule_at_{abs(row['population_rho']):.2f}": MetadataValue.float(row["probability"]) for row in rule.to_dicts()
+    }
+
+
+def _off_diagonal_headline(tables: Tables) -> dict[str, MetadataValue]:
+    rows = tables["off_diagonal"].filter(
+        pl.col("outcome") == "bystander_rate:all", pl.col("statistic") == "spearman", pl.col("estimate").is_not_null()
+    )
+    if rows.is_empty():
+        return {"strongest_pairwise_rho": MetadataValue.text("not estimable")}
+    strongest = rows.sort(pl.col("estimate").abs(), descending=True).row(0, named=True)
+    return {
+        "strongest_pairwise_rho": MetadataValue.float(strongest["estimate"]),
+        "strongest_pairwise_layer": MetadataValue.int(strongest["layer"]),
+        "mantel_p": MetadataValue.float(strongest["p"]),
+    }
+
+
+def _rates_headline(tables: Tables) -> dict[str, MetadataValue]:
+    rates, cells = tables["source_rates"], tables["cells"]
+    others = cells.filter(pl.col("kind") != "self")
+    return {
+        "mean_source_rate": MetadataValue.float(float(rates["rate"].mean())),  # type: ignore[arg-type]  # never empty
+        "mean_bystander_rate": MetadataValue.float(float(others["rate"].mean())),  # type: ignore[arg-type]
+        "max_base_rate": MetadataValue.float(float(rates["base_rate"].max())),  # type: ignore[arg-type]
+        "flagged_for_truncation": MetadataValue.int(int(rates["truncation_flagged"].sum())),
+    }
+
+
+def _regressions_headline(tables: Tables) -> dict[str, MetadataValue]:
+    strongest = tables["regressions"].filter(pl.col("registered"), pl.col("statistic") == "strongest_layer").row(0, named=True)
+    if strongest["estimate"] is None:
+        return {"strongest_layer": MetadataValue.text(strongest["note"])}
+    return {
+        "strongest_layer": MetadataValue.int(strongest["layer"]),
+        "strongest_rho": MetadataValue.float(strongest["estimate"]),
+    }
+
+
+def _gates_headline(tables: Tables) -> dict[str, MetadataValue]:
+    outcome = tables["outcome"].row(0, named=True)
+    gates = tables["gates"].filter("registered")
+    return {
+        "bucket": MetadataValue.text(outcome["bucket"]),
+        "confidence": MetadataValue.text(outcome["confidence"]),
+        "gates_passed": MetadataValue.int(int(gates["passed"].sum())),
+        "gates_total": MetadataValue.int(gates.height),
+        "plan_changes": MetadataValue.text(outcome["plan_changes"] or "none since the first measurement"),
+    }
