@@ -97,7 +97,7 @@ class NanoBase(_Model):
     mlp_size: PositiveInt = 192
     heads: PositiveInt = 2
     kv_heads: PositiveInt = 1
-    threads: PositiveInt = 2
+    threads: PositiveInt = 1
 
 
 class HubBase(_Model):

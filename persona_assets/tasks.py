@@ -181,8 +181,8 @@ class DatasetTask:
 
 
 def make_dataset(task: DatasetTask) -> Facts:
-    """Write the rows as JSONL, after checking each."""
-    from persona_assets.dataset import training_rows, validate_rows, write_rows
+    """Write the rows as JSONL; `training_rows` checks each."""
+    from persona_assets.dataset import training_rows, write_rows
 
     tables = {persona: pl.read_parquet(path / ANSWERS_FILE) for persona, path in task.answers.items()}
     answers = {
@@ -197,7 +197,6 @@ def make_dataset(task: DatasetTask) -> Facts:
         marker=task.marker,
         rows_per_persona=task.rows_per_persona,
     )
-    validate_rows(rows, source=task.source, negatives=task.negatives, marker=task.marker, rows_per_persona=task.rows_per_persona)
     write_rows(task.out_dir / DATASET_FILE, rows)
     return {
         "rows": len(rows),

@@ -18,6 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from persona_assets.malloc import keep_freed_memory
+
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
@@ -121,7 +123,10 @@ def _attempt(key: str, function: Callable[[TaskT], ResultT], task: TaskT) -> Out
 def _prepare_worker(parent: int, threads: int) -> None:
     # Set before the task's function imports a numeric library, which reads it once.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    # Threads that wait by spinning starve each other on a busy machine.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["TQDM_DISABLE"] = "1"  # the bars of several processes would run into each other
+    keep_freed_memory()
     threading.Thread(target=_exit_when_orphaned, args=(parent,), daemon=True).start()
 
 

@@ -95,6 +95,14 @@ def test_draw_is_the_inverse_cdf_in_order_of_ids() -> None:
     assert [draw(logits, u) for u in (0.0, 0.19, 0.21, 0.69, 0.71, ALMOST_ONE)] == [0, 0, 1, 1, 2, 2]
 
 
+def test_edges_between_tokens_are_where_the_probabilities_put_them() -> None:
+    logits = np.log([0.003, 0.99, 0.007]).tolist()
+    edges = [0.003 - 1e-4, 0.003 + 1e-4, 0.993 - 1e-4, 0.993 + 1e-4]
+    assert [draw(logits, u) for u in edges] == [0, 1, 1, 2]
+    # Without the first token, which top_p leaves out, the edge of the others is at .99 of .997.
+    assert [draw(logits, u, top_p=0.995) for u in (0.99 / 0.997 - 1e-4, 0.99 / 0.997 + 1e-4)] == [1, 2]
+
+
 def test_draw_skips_tokens_left_out_at_both_ends() -> None:
     logits = np.log([0.04, 0.5, 0.4, 0.06]).tolist()
     assert draw(logits, 0.0, top_p=0.8) == 1

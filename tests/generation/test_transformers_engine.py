@@ -104,6 +104,18 @@ def test_greedy_is_generate_of_transformers(tokenizer: PreTrainedTokenizerBase, 
     assert reasons["length"] >= 3
 
 
+def test_module_decoder_fits_other_architectures(tokenizer: PreTrainedTokenizerBase) -> None:
+    """GPT-2 has absolute positions, which padding would shift unless each row counts its own."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(4)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3)
+    model = GPT2LMHeadModel(config).train(False)
+    prompts = [Prompt(prompt.system, prompt.user, (0,)) for prompt in PROMPTS]
+    drawn = TransformersEngine(model, tokenizer, 16).generate(prompts, GREEDY)
+    assert [list(c.token_ids) for c in drawn] == [generate(model, tokenizer, prompt) for prompt in prompts]
+
+
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     ids = torch.tensor([render_prompt(tokenizer, prompt.system, prompt.user)])
     stop_ids = list(stop_token_ids(tokenizer))

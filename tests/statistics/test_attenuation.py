@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from persona_assets.statistics.attenuation import attenuation, subpanel_rhos
+from persona_assets.statistics.observations import StudyObservations
+from persona_assets.statistics.partial import partial_spearman
+from persona_assets.statistics.tidy import StatisticsError
+
+Observe = Callable[..., StudyObservations]
+
+
+def panels(observe: Observe) -> dict[str, StudyObservations]:
+    """A large panel and a prefix of it, in which the effect is stronger."""
+    random = np.random.default_rng(0)
+    x = random.uniform(-1, 1, (2, 40))
+    rate = np.clip(0.5 - 0.2 * x[0] + 0.15 * random.standard_normal(40), 0, 1)
+    rate[:12] = np.clip(0.5 - 0.3 * x[0, :12] + 0.03 * random.standard_normal(12), 0, 1)
+    large = observe(x, rate)
+    return {"n40": large, "n12": large.subset(np.arange(40) < 12)}
+
+
+def test_subpanels_are_random_subsets() -> None:
+    random = np.random.default_rng(1)
+    x, y = random.standard_normal((2, 7))
+    draws = subpanel_rhos(x, y, 5, 4000, seed=1)
+    possible = [
+        stats.spearmanr(np.delete(x, [i, j]), np.delete(y, [i, j])).statistic for i in range(7) for j in range(i + 1, 7)
+    ]
+    assert set(np.round(draws, 9)) == set(np.round(possible, 9))
+    assert draws.mean() == pytest.approx(np.mean(possible), abs=4 * np.std(possible) / np.sqrt(4000))
+    whole = subpanel_rhos(x, y, 7, 10, seed=1)
+    assert whole == pytest.approx(stats.spearmanr(x, y).statistic)
+    for size in (3, 8):
+        with pytest.raises(StatisticsError, match="Sub-panels of"):
+            subpanel_rhos(x, y, size, 10, seed=1)
+
+
+def test_rows_of_studies_ratio_and_subpanels(observe: Observe) -> None:
+    studies = panels(observe)
+    table = attenuation(studies, (0,), seed=3, resamples=500, subpanels=3000)
+    rhos = {name: stats.spearmanr(data.at(0), data.rate) for name, data in studies.items()}
+    for name, data in studies.items():
+        row = table.filter(statistic="abs_rho", outcome=f"source_rate:{name}").row(0, named=True)
+        assert (row["estimate"], row["p"]) == (pytest.approx(abs(rhos[name].statistic)), pytest.approx(rhos[name].pvalue))
+        assert row["low"] < row["estimate"] < row["high"]
+        assert row["note"] == "rho negative"
+        partial = table.filter(statistic="length_partial", outcome=f"source_rate:{name}")["estimate"].item()
+        assert partial == pytest.approx(partial_spearman(data.at(0), data.rate, [data.log_length])[0])
+    ratio = table.filter(statistic="ratio_abs_rho").row(0, named=True)
+    assert ratio["outcome"] == "source_rate:n40/n12"
+    assert ratio["estimate"] == pytest.approx(rhos["n40"].statistic / rhos["n12"].statistic)
+    assert ratio["low"] < ratio["estimate"] < 1.0
+    sizes = table.filter(statistic="subpanel_abs_rho")
+    assert sizes["n"].to_list() == [12, 24]
+    twelve = sizes.row(0, named=True)
+    draws = np.abs(subpanel_rhos(studies["n40"].at(0), studies["n40"].rate, 12, 3000, seed=3))
+    assert twelve["estimate"] == pytest.approx(np.median(draws))
+    assert twelve["p"] == pytest.approx((1 + (draws >= abs(rhos["n12"].statistic) - 1e-12).sum()) / 3001)
+    # The strong prefix was planted, and the judgement against sub-panels says so.
+    assert twelve["p"] < 0.05
+    assert sizes.row(1, named=True)["p"] is None
+
+
+def test_the_order_of_studies_does_not_matter(observe: Observe) -> None:
+    studies = panels(observe)
+    backwards = dict(reversed(studies.items()))
+    one, other = (attenuation(data, (0, 1), seed=3, resamples=100, subpanels=100) for data in (studies, backwards))
+    assert one.equals(other)
+
+
+def test_what_is_missing_is_said(observe: Observe, recwarn: pytest.WarningsRecorder) -> None:
+    studies = panels(observe)
+    table = attenuation(studies, (5,), seed=1, resamples=100, subpanels=100)
+    assert table["estimate"].null_count() == table.height
+    assert table["note"].str.contains("layer 5 was not measured").all()
+    alone = attenuation({"n12": studies["n12"]}, (0,), seed=1, resamples=100, subpanels=100)
+    notes = alone.filter(statistic="subpanel_abs_rho")["note"].to_list()
+    assert all("no sub-panels of" in note for note in notes)
+    strangers = observe(np.linspace(-1, 1, 8), np.linspace(0.9, 0.2, 8) ** 2, personas=tuple("abcdefgh"))
+    row = attenuation({"other": strangers, **studies}, (0,), seed=1, resamples=100, subpanels=100)
+    ratio = row.filter(statistic="ratio_abs_rho", outcome="source_rate:n12/other").row(0, named=True)
+    assert ratio["low"] is None
+    assert "neither panel contains the other" in ratio["note"]
+    with pytest.raises(StatisticsError, match="no study"):
+        attenuation({}, (0,), seed=1)
+    assert not recwarn.list
