@@ -24,7 +24,7 @@ check: $(STAMP) ## Lint, types and the fast tests
 	@$(BIN)/python -m pytest -n 2 -m "not slow"
 
 ui: $(STAMP) ## Serve the Dagster UI on what the demo made, at http://localhost:3000
-	@DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/.dagster} PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/dg dev
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/.dagster} PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/dg dev
 
 clean: ## Delete the environment; the lake and the Dagster instance stay
 	rm -rf $(VENV)

@@ -79,11 +79,12 @@ def _correlation(kind: str, x: ArrayLike, y: ArrayLike, minimum: int) -> tuple[f
 
 
 def holm(p_values: Sequence[float | None], alpha: float = 0.05) -> list[float | None]:
-    """Holm-adjusted p-values (statsmodels); a missing p stays missing and does not count as a test."""
-    from statsmodels.stats.multitest import multipletests
+    """Holm-adjusted p-values (pingouin); a missing p stays missing and does not count as a test."""
+    # statsmodels has Holm too, but collects garbage on every call, which costs more than the whole scan.
+    from pingouin import multicomp
 
     there = [p for p in p_values if p is not None]
     if not there:
         return [None] * len(p_values)
-    adjusted = iter(multipletests(there, alpha=alpha, method="holm")[1])
+    adjusted = iter(multicomp(there, alpha=alpha, method="holm")[1])
     return [None if p is None else min(1.0, float(next(adjusted))) for p in p_values]

@@ -1,0 +1,189 @@
+"""Where preregistered and sensitivity analyses disagree, found in the tables and said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from persona_assets.study import AnalysisPlan
+
+Row = dict[str, Any]
+Tables = Mapping[str, pl.DataFrame]
+_VERSIONS = {
+    "cosine_without_anchor": "without the anchor",
+    "cosine_none": "with uncentred cosines",
+    "cosine_none_without_anchor": "with uncentred cosines and without the anchor",
+    "cosine_frozen": "with cosines centred on the frozen panel",
+    "cosine_frozen_without_anchor": "with cosines centred on the frozen panel and without the anchor",
+}
+_EMITTERS = {"all": "over all pairs", "strong": "for strong emitters", "weak": "for weak emitters"}
+_SUBSETS = {"without_trained_negatives": "without trained negatives", "without_anchor": "without the anchor"}
+_TESTS = {
+    "mrr_z_holm": "Holm's correction over all comparisons",
+    "steiger_eq14_z": "Steiger's equation fourteen",
+    "williams_t2": "Williams' test",
+}
+_PREDICTORS = {
+    "neg_levenshtein": "negative Levenshtein distance",
+    "token_jaccard": "token Jaccard",
+    "bpe_jaccard": "BPE Jaccard",
+}
+_DRIFT = {
+    "sign_two_sided_ties_dropped": "the two-sided sign test without ties",
+    "sign_one_sided_ties_dropped": "the one-sided sign test without ties",
+    "wilcoxon": "the Wilcoxon test",
+    "mean_delta": "the interval of the mean change",
+}
+_VERDICT = {"drift": "speaks of drift", "no_drift": "does not speak of drift"}
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One place where the registered reading and a sensitivity reading differ.
+
+    Attributes:
+        section: key of the result section that has to say so.
+        layer: layer of both readings, None where there is none.
+        registered: what the preregistered row says.
+        sensitivity: what the sensitivity row says.
+    """
+
+    section: str
+    layer: int | None
+    registered: str
+    sensitivity: str
+
+
+def disagreements(tables: Tables, plan: AnalysisPlan) -> list[Disagreement]:
+    """Compare every preregistered reading with its sensitivity versions.
+
+    Correlations differ when one is significant and the other is not, or when both are and their signs differ; a
+    statistic that is not estimable on one side is no disagreement, its own row says why.
+    """
+    return [
+        *_scan(tables["regressions"], plan),
+        *_gates(tables["gates"], tables["outcome"], plan),
+        *_surface(tables["regressions"], plan),
+        *_bystanders(tables["off_diagonal"], plan),
+        *_drift(tables["drift_tests"]),
+    ]
+
+
+def _rows(frame: pl.DataFrame, **equals: object) -> list[Row]:
+    return frame.filter(**equals).to_dicts()  # type: ignore[arg-type]  # polars wants each value's own type
+
+
+def _reading(row: Row, alpha: float) -> str | None:
+    if row["estimate"] is None or row["p"] is None:
+        return None
+    if row["p"] >= alpha:
+        return "not significant"
+    return f"{'negative' if row['estimate'] < 0 else 'positive'} and significant"
+
+
+def _differ(registered: Row, sensitivity: Row, alpha: float) -> tuple[str, str] | None:
+    one, other = _reading(registered, alpha), _reading(sensitivity, alpha)
+    return None if one is None or other is None or one == other else (one, other)
+
+
+def _scan(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreement]:
+    for layer in plan.primary_layers:
+        here: dict[str, object] = {"family": "scan", "statistic": "spearman", "layer": layer}
+        for registered in _rows(regressions, **here, predictor="cosine", registered=True):
+            for predictor, words in _VERSIONS.items():
+                for row in _rows(regressions, **here, predictor=predictor, registered=False):
+                    if found := _differ(registered, row, plan.alpha):
+                        yield Disagreement(
+                            "cosine", layer, f"the preregistered correlation is {found[0]}", f"{words} it is {found[1]}"
+                        )
+
+
+def _gates(gates: pl.DataFrame, outcome: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreement]:
+    for layer in plan.primary_layers:
+        for registered in _rows(gates, layer=layer, registered=True):
+            for signed in _rows(gates, layer=layer, registered=False, gate=registered["gate"]):
+                if signed["split"] == registered["split"] and signed["passed"] != registered["passed"]:
+                    split = "" if signed["split"] is None else f" on split {signed['split']}"
+                    yield Disagreement(
+                        "gates",
+                        layer,
+                        f"gate {signed['gate']}{split} {'holds' if registered['passed'] else 'does not hold'} as registered",
+                        f"it {'holds' if signed['passed'] else 'does not hold'} when the registered direction is required",
+                    )
+    row = outcome.row(0, named=True)
+    if row["bucket"] != row["bucket_signed"]:
+        yield Disagreement(
+            "gates",
+            None,
+            f"the registered rule gives {row['bucket']}",
+            f"with the registered direction required it gives {row['bucket_signed']}",
+        )
+
+
+def _surface(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreement]:
+    for layer in plan.primary_layers:
+        for statistic, given in (("partial_spearman", "prompt length"), ("partial_multi", "all covariates")):
+            for registered in _rows(regressions, statistic=statistic, layer=layer, registered=True):
+                for row in _rows(regressions, statistic=f"{statistic}_permutation", layer=layer, registered=False):
+                    if found := _differ(registered, row, plan.alpha):
+                        yield Disagreement(
+                            "surface",
+                            layer,
+                            f"the partial correlation given {given} is {found[0]}",
+                            f"by its permutation test it is {found[1]}",
+                        )
+        for registered in _rows(regressions, family="baselines", statistic="mrr_z", layer=layer, registered=True):
+            predictor = registered["predictor"].removeprefix("cosine - ")
+            for statistic, words in _TESTS.items():
+                for row in _rows(regressions, statistic=statistic, layer=layer, predictor=registered["predictor"]):
+                    one, other = registered["p"], row["p"]
+                    if one is not None and other is not None and (one < plan.alpha) != (other < plan.alpha):
+                        yield Disagreement(
+                            "surface",
+                            layer,
+                            f"the test against {_PREDICTORS.get(predictor, predictor)} is {_significant(one, plan.alpha)}",
+                            f"by {words} it is {_significant(other, plan.alpha)}",
+                        )
+
+
+def _significant(p: float, alpha: float) -> str:
+    return "significant" if p < alpha else "not significant"
+
+
+def _bystanders(off_diagonal: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreement]:
+    for layer in plan.primary_layers:
+        for name, where in _EMITTERS.items():
+            here: dict[str, object] = {"layer": layer, "outcome": f"bystander_rate:{name}"}
+            for registered in _rows(off_diagonal, **here, statistic="spearman_naive", registered=True):
+                for row in _rows(off_diagonal, **here, statistic="spearman", registered=False):
+                    if found := _differ(registered, row, plan.alpha):
+                        yield Disagreement(
+                            "bystanders",
+                            layer,
+                            f"{where} the correlation is {found[0]} by the ordinary p",
+                            f"by the valid permutation p it is {found[1]}",
+                        )
+        for registered in _rows(
+            off_diagonal, layer=layer, outcome="bystander_rate:all", statistic="spearman_naive", registered=True
+        ):
+            for name, where in _SUBSETS.items():
+                for row in _rows(off_diagonal, layer=layer, outcome=f"bystander_rate:{name}", statistic="spearman"):
+                    if found := _differ(registered, row, plan.alpha):
+                        yield Disagreement(
+                            "bystanders",
+                            layer,
+                            f"over all pairs the correlation is {found[0]} by the ordinary p",
+                            f"{where}, by the permutation p, it is {found[1]}",
+                        )
+
+
+def _drift(tests: pl.DataFrame) -> Iterator[Disagreement]:
+    for registered in _rows(tests, statistic="sign_drops", registered=True):
+        for statistic, words in _DRIFT.items():
+            for row in _rows(tests, statistic=statistic, registered=False):
+                one, other = _VERDICT.get(registered["verdict"]), _VERDICT.get(row["verdict"])
+                if one and other and one != other:
+                    yield Disagreement("drift", None, f"the preregistered sign test {one}", f"{words} {other}")
