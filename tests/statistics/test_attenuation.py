@@ -28,9 +28,7 @@ def test_subpanels_are_random_subsets() -> None:
     random = np.random.default_rng(1)
     x, y = random.standard_normal((2, 7))
     draws = subpanel_rhos(x, y, 5, 4000, seed=1)
-    possible = [
-        stats.spearmanr(np.delete(x, [i, j]), np.delete(y, [i, j])).statistic for i in range(7) for j in range(i + 1, 7)
-    ]
+    possible = [stats.spearmanr(np.delete(x, [i, j]), np.delete(y, [i, j])).statistic for i in range(7) for j in range(i + 1, 7)]
     assert set(np.round(draws, 9)) == set(np.round(possible, 9))
     assert draws.mean() == pytest.approx(np.mean(possible), abs=4 * np.std(possible) / np.sqrt(4000))
     whole = subpanel_rhos(x, y, 7, 10, seed=1)

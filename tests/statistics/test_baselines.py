@@ -27,7 +27,9 @@ def test_known_values(test: Callable[..., object], value: float) -> None:
 
 @pytest.mark.parametrize("test", TESTS)
 @given(r1=st.floats(-0.9, 0.9), r2=st.floats(-0.9, 0.9), rx=st.floats(-0.9, 0.9), n=st.integers(4, 300))
-def test_dependent_tests_are_odd_and_zero_for_equals(test: Callable[..., object], r1: float, r2: float, rx: float, n: int) -> None:
+def test_dependent_tests_are_odd_and_zero_for_equals(
+    test: Callable[..., object], r1: float, r2: float, rx: float, n: int
+) -> None:
     assume(1 - r1**2 - r2**2 - rx**2 + 2 * r1 * r2 * rx > 1e-3)
     one, other = test(r1, r2, rx, n), test(r2, r1, rx, n)
     assert one.statistic == pytest.approx(-other.statistic)  # type: ignore[attr-defined]
@@ -105,7 +107,9 @@ def test_rows_hold_all_tests_at_each_layer(study: SimulatedStudy) -> None:
     expected = williams_t2(r1, r2, rx, 24)
     assert (row["estimate"], row["p"]) == (pytest.approx(expected.statistic), pytest.approx(expected.p))
     pearson_row = table.filter(statistic="mrr_z_pearson", layer=2, predictor="cosine - token_jaccard")
-    assert pearson_row["estimate"].item() != pytest.approx(main.filter(layer=2, predictor="cosine - token_jaccard")["estimate"].item())
+    assert pearson_row["estimate"].item() != pytest.approx(
+        main.filter(layer=2, predictor="cosine - token_jaccard")["estimate"].item()
+    )
     assert (table.filter(statistic="mrr_z_holm")["p"] >= main["p"]).all()
 
 

@@ -153,7 +153,9 @@ def test_confidence_over_every_combination() -> None:
         )
         registered_low = bool(drift) or name != "H_consistent" or seeds == 1
         assert (trust.level == "LOW") == registered_low
-        assert (trust.level == "HIGH") == (not registered_low and not confounded and signed == name and seeds == 3 and truncated == 0)
+        assert (trust.level == "HIGH") == (
+            not registered_low and not confounded and signed == name and seeds == 3 and truncated == 0
+        )
         assert trust.reasons
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from persona_assets.statistics.correlations import pearson, spearman
-from persona_assets.statistics.drift_tests import drift_tests
+from persona_assets.statistics.drift_tests import drift_tests, sign_test
 from persona_assets.statistics.mantel import CellOutcome, mantel_tests
 from persona_assets.statistics.observations import StudyObservations
 from persona_assets.statistics.partial import partial_permutation_p, partial_spearman
@@ -60,12 +60,19 @@ def test_holm_holds_the_family_level_over_layers(observe: Observe) -> None:
     assert_level(smallest)
 
 
-@pytest.mark.parametrize("statistic", ["sign_drops", "sign_two_sided_ties_dropped", "wilcoxon"])
-def test_drift_tests(statistic: str) -> None:
+def test_sign_tests() -> None:
     random = np.random.default_rng(3)
-    tables = (drift_tests(random.normal(0, 0.05, 24).round(2), seed=1, resamples=100) for _ in range(1200))
-    # Sign tests are discrete and ties count as no drop: their level is at most alpha.
-    assert_level([table.filter(statistic=statistic)["p"].item() for table in tables], at_most=statistic != "wilcoxon")
+    deltas = random.normal(0, 0.05, (4000, 24)).round(2)
+    # Discrete, and in the registered test ties count as no drop: the level is at most alpha.
+    assert_level([sign_test(d)[2] for d in deltas], at_most=True)
+    assert_level([sign_test(d, drop_ties=True, two_sided=True)[2] for d in deltas], at_most=True)
+
+
+@pytest.mark.parametrize(("decimals", "studies"), [(8, 1000), (2, 200)])
+def test_wilcoxon_with_and_without_ties(decimals: int, studies: int) -> None:
+    random = np.random.default_rng(4)
+    tables = (drift_tests(random.normal(0, 0.05, 24).round(decimals), seed=1, resamples=100) for _ in range(studies))
+    assert_level([table.filter(statistic="wilcoxon")["p"].item() for table in tables])
 
 
 def leaky_null(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:

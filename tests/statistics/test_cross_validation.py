@@ -81,9 +81,7 @@ def test_nested_errors_equal_a_loop_that_chooses_the_layer_inside() -> None:
     for repeat in masks:
         for test in repeat:
             train = np.flatnonzero(~test)
-            inner = [
-                np.mean([fitted(row, y, np.delete(train, i), train[[i]])[0] for i in range(len(train))]) for row in x
-            ]
+            inner = [np.mean([fitted(row, y, np.delete(train, i), train[[i]])[0] for i in range(len(train))]) for row in x]
             best = int(np.argmin(inner))
             chosen.append(best)
             squared[test] += fitted(x[best], y, train, test) / 3

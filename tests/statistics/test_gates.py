@@ -118,7 +118,9 @@ def test_a_clean_effect_is_consistent_and_confident_only_with_seeds(observe: Obs
 
 def test_the_wrong_direction_passes_the_registered_gates_but_not_the_signed_ones(observe: Observe) -> None:
     x = np.linspace(-0.9, 0.9, 40)
-    result = evaluate_gates(observe(x, 0.5 + 0.3 * x + 0.002 * np.sin(40 * x), cohorts=("inherited", "new") * 20), primary_layers=(0,), seed=1)
+    result = evaluate_gates(
+        observe(x, 0.5 + 0.3 * x + 0.002 * np.sin(40 * x), cohorts=("inherited", "new") * 20), primary_layers=(0,), seed=1
+    )
     passed = Counter((row["registered"], row["passed"]) for row in result.gates.to_dicts())
     assert passed == {(True, True): 5, (False, False): 5}
     assert result.result.bucket == "H_anti_correlated"

@@ -28,13 +28,18 @@ def test_adapters_may_differ_conditions_may_not() -> None:
 
 
 def test_an_override_is_printed() -> None:
-    check = check_identity(ROWS.with_columns(engine=pl.Series(["transformers", "vllm"])), override="same weights, checked by hand")
+    check = check_identity(
+        ROWS.with_columns(engine=pl.Series(["transformers", "vllm"])), override="same weights, checked by hand"
+    )
     assert check.differing == ("engine",)
     assert check.note == "pooled although engine differ, by explicit override: same weights, checked by hand"
 
 
 def test_what_was_not_recorded_is_said_and_is_a_difference_to_what_was() -> None:
-    assert check_identity(ROWS.with_columns(engine=pl.lit(None, dtype=pl.String))).note == "not recorded for every measurement: engine"
+    assert (
+        check_identity(ROWS.with_columns(engine=pl.lit(None, dtype=pl.String))).note
+        == "not recorded for every measurement: engine"
+    )
     with pytest.raises(MixedIdentityError, match="transformers, unknown"):
         check_identity(ROWS.with_columns(engine=pl.Series(["transformers", None])))
 

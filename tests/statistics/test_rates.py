@@ -170,7 +170,12 @@ def test_the_order_of_completions_does_not_matter(study: SimulatedStudy) -> None
 def test_source_rates_follow_the_panel() -> None:
     cells = build_cells(completions(), base=BASE, negatives=NEGATIVES, **PLAN)
     personas = pl.DataFrame(
-        {"persona": ["b", "a"], "category": ["character", "occupational"], "cohort": ["new", "inherited"], "prompt_tokens": [7, 9]}
+        {
+            "persona": ["b", "a"],
+            "category": ["character", "occupational"],
+            "cohort": ["new", "inherited"],
+            "prompt_tokens": [7, 9],
+        }
     )
     rates = source_rates(cells, personas)
     assert dict(rates.schema) == SOURCE_RATES_SCHEMA

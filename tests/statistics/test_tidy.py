@@ -23,7 +23,9 @@ def test_a_frame_has_the_schema_even_when_empty() -> None:
     assert frame.row(0) == ("scan", 3, "cosine", "source_rate", "spearman", 0.5, 0.1, 12, None, None, False, None)
 
 
-@pytest.mark.parametrize("broken", [{"estimate": np.nan}, {"estimate": np.inf}, {"estimate": 0.1, "p": 1.5}, {"low": np.nan, "estimate": 0.0}])
+@pytest.mark.parametrize(
+    "broken", [{"estimate": np.nan}, {"estimate": np.inf}, {"estimate": 0.1, "p": 1.5}, {"low": np.nan, "estimate": 0.0}]
+)
 def test_a_row_never_carries_a_silent_number(broken: dict[str, float]) -> None:
     with pytest.raises(StatisticsError, match="scan/spearman"):
         TidyRow("scan", "spearman", **broken)
@@ -58,5 +60,3 @@ def test_constancy_ignores_rounding_but_not_small_numbers() -> None:
 def test_a_named_draw_repeats_and_differs_from_others() -> None:
     assert (generator("a", 1).random(5) == generator("a", 1).random(5)).all()
     assert (generator("a", 1).random(5) != generator("a", 2).random(5)).any()
-
-

@@ -89,11 +89,18 @@ class Book:
     def __init__(self, sources: Sources) -> None:
         """Open the book on a study."""
         self.sources = sources
+        self._completions: dict[str, dict[str, Any]] = {}
 
     @cached_property
     def tables(self) -> dict[str, pl.DataFrame]:
         """Stored and derived tables by name."""
         return {**self.sources.tables, **derived_tables(self.sources)}
+
+    def completions(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Find completions by id, each read once; those that do not exist are not in the answer."""
+        unread = [each for each in ids if each not in self._completions]
+        self._completions |= self.sources.completions.by_id(unread) if unread else {}
+        return {each: self._completions[each] for each in ids if each in self._completions}
 
     def rows(self, table: str, where: Where) -> list[dict[str, Any]]:
         """Find the rows of a table.
@@ -102,7 +109,7 @@ class Book:
             WriteUpError: there is no such table or column.
         """
         if table == COMPLETIONS:
-            return list(self.sources.completions.by_id([str(where.get("completion_id"))]).values())
+            return list(self.completions([str(where.get("completion_id"))]).values())
         if table not in self.tables:
             raise WriteUpError(f"there is no table {table}; there are {', '.join(sorted(self.tables))}.")
         frame = self.tables[table]

@@ -1,0 +1,70 @@
+"""Fixtures that several rooms share: a small deployment, run for real once a session and copied by the tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from filelock import FileLock
+
+# pytest's importlib mode leaves helper modules off the path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+if TYPE_CHECKING:
+    from deployments import Site
+
+# `deployments` imports Dagster, which most rooms do not need: the fixtures import it when they are used.
+Build = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Build:
+    """Give a function that builds a named directory once a session, whatever the number of xdist workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def build(name: str, make: Callable[[Path], None]) -> Path:
+        directory, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                make(directory)
+                done.touch()
+        return directory
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def base_site(build_once: Build) -> Site:
+    """A small deployment with its base model and nothing else; copy it before changing it."""
+    from deployments import Site, new_site
+
+    def make(directory: Path) -> None:
+        new_site(directory).materialize("base_model")
+
+    return Site(build_once("base_site", make))
+
+
+@pytest.fixture(scope="session")
+def small_site(build_once: Build, base_site: Site) -> Site:
+    """The study `small` (five personas), run to its end by the command line; copy it before changing it."""
+    from deployments import Site
+
+    def make(directory: Path) -> None:
+        base_site.copy(directory).run("small")
+
+    return Site(build_once("small_site", make))
+
+
+@pytest.fixture(scope="session")
+def large_site(build_once: Build, small_site: Site) -> Site:
+    """The study `large` (seven personas), whose parent is `small`, run after it; copy it before changing it."""
+    from deployments import Site
+
+    def make(directory: Path) -> None:
+        small_site.copy(directory).run("large")
+
+    return Site(build_once("large_site", make))
