@@ -10,8 +10,6 @@ formulations must agree, and are scaled up to all of them. The last line is the 
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +34,7 @@ from persona_assets.statistics.tidy import generator
 from persona_assets.study import AnalysisPlan
 
 if TYPE_CHECKING:
-    from persona_assets.statistics.tidy import FloatArray
+    from persona_assets.statistics.tidy import FloatArray, IntArray
 
 FAMILIES = ("regressions", "off_diagonal", "power", "inherited_drift", "evaluate_gates", "attenuation", "probe")
 PLAN = AnalysisPlan(primary_layers=(15, 12))
@@ -144,7 +142,7 @@ def cross_validation(observations: StudyObservations, looped: int = 1) -> Compar
     masks = fold_masks(observations.n, FOLDS, REPEATS, 1)
     seconds, _ = stopwatch(lambda: np.concatenate([fold_errors(x, y, masks), nested_errors(x, y, masks).squared[None]]))
 
-    def predicted(row: FloatArray, train: FloatArray, test: FloatArray) -> FloatArray:
+    def predicted(row: FloatArray, train: IntArray, test: IntArray) -> FloatArray:
         return np.asarray(LinearRegression().fit(row[train][:, None], y[train]).predict(row[test][:, None]))
 
     def loop() -> FloatArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -241,22 +242,19 @@ class Store:
             The directories that were removed or restored.
         """
         handled = []
-        host = socket.gethostname()
+        kinds, host = "|".join(map(re.escape, (_STAGING, _REPLACED))), re.escape(socket.gethostname())
+        # The whole name, since the name of one host can begin like that of another.
+        ours = re.compile(rf"({kinds}){host}-(\d+)-[0-9a-f]{{8}}-(.+)")
         for leftover in sorted(self.root.rglob(".*-*")) if self.root.exists() else []:
-            if not leftover.is_dir() or not leftover.exists():
+            named = ours.fullmatch(leftover.name)
+            if named is None or not leftover.is_dir() or _alive(int(named[2])):
                 continue
-            for prefix in (_STAGING, _REPLACED):
-                if not leftover.name.startswith(f"{prefix}{host}-"):
-                    continue
-                pid, _, name = leftover.name.removeprefix(f"{prefix}{host}-").split("-", 2)
-                if _alive(int(pid)):
-                    continue
-                target = leftover.parent / name
-                if prefix == _REPLACED and not target.exists():
-                    leftover.rename(target)
-                else:
-                    shutil.rmtree(leftover)
-                handled.append(leftover)
+            target = leftover.parent / named[3]
+            if named[1] == _REPLACED and not target.exists():
+                leftover.rename(target)
+            else:
+                shutil.rmtree(leftover)
+            handled.append(leftover)
         return handled
 
     def _input_versions(self, product: Product) -> dict[str, str] | None:

@@ -61,12 +61,11 @@ class WorkerPool:
             for key, task in tasks.items():
                 yield _attempt(key, function, task)
             return
-        executor = self._started()
         broken = False
         futures: dict[Future[Outcome[ResultT]], str] = {}
         try:
             for key, task in tasks.items():
-                futures[executor.submit(_attempt, key, function, task)] = key
+                futures[self._submit(key, function, task)] = key
             for future in as_completed(futures):
                 try:
                     yield future.result()
@@ -88,6 +87,13 @@ class WorkerPool:
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
+
+    def _submit(self, key: str, function: Callable[[TaskT], ResultT], task: TaskT) -> Future[Outcome[ResultT]]:
+        try:
+            return self._started().submit(_attempt, key, function, task)
+        except BrokenProcessPool:  # a worker died since the last call, while it had nothing to do
+            self.close()
+            return self._started().submit(_attempt, key, function, task)
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:

@@ -9,7 +9,7 @@ from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field
 
 from persona_assets.study import Profile, Runtime
-from persona_assets.tasks import release_models
+from persona_assets.tasks.loaded import release_models
 from persona_assets.workers import Outcome, WorkerPool, shared_pool
 
 TaskT = TypeVar("TaskT")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Buil
         directory, done = shared / name, shared / f"{name}.done"
         with FileLock(shared / f"{name}.lock"):
             if not done.exists():
+                shutil.rmtree(directory, ignore_errors=True)  # of an attempt that failed
                 make(directory)
                 done.touch()
         return directory

@@ -15,7 +15,8 @@ from persona_assets.assets.shared import SAMPLING_NUMBERS, adapter_digest, compl
 from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Catalog, Runtime, Study
-from persona_assets.tasks import CHECKPOINT, CellsTask, make_cells
+from persona_assets.tasks.base_model import CHECKPOINT
+from persona_assets.tasks.cells import CellsTask, make_cells
 
 
 class EvalCellsConfig(StepConfig):

@@ -28,7 +28,7 @@ def shared_checks(catalog: Catalog) -> list[AssetChecksDefinition]:
     )
     def row_counts(lake: Lake) -> AssetCheckResult:
         from persona_assets.dataset import read_rows
-        from persona_assets.tasks import DATASET_FILE
+        from persona_assets.tasks.dataset import DATASET_FILE
 
         products = Products(catalog, lake)
         counts: dict[str, tuple[int, int]] = {}

@@ -14,7 +14,9 @@ from persona_assets.assets.products import Products, frozen_panel
 from persona_assets.measurement import Measurement, measurements_table
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Study
-from persona_assets.tasks import CENTROIDS_FILE, CHECKPOINT, COMPLETIONS_FILE
+from persona_assets.tasks.base_model import CHECKPOINT
+from persona_assets.tasks.cells import COMPLETIONS_FILE
+from persona_assets.tasks.models import CENTROIDS_FILE
 from resources.warehouse import Warehouse
 
 if TYPE_CHECKING:

@@ -24,23 +24,17 @@ from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.steps import GPU_POOL, PersonaStep, StepConfig, build_step
 from persona_assets.store import Manifest
 from persona_assets.study import Catalog, NanoBase, Runtime
-from persona_assets.tasks import (
+from persona_assets.tasks.base_model import BaseModelTask, make_base_model
+from persona_assets.tasks.cells import CellsTask, check_completions, make_cells
+from persona_assets.tasks.dataset import AnswersTask, DatasetTask, make_answers, make_dataset
+from persona_assets.tasks.models import (
     ADAPTER,
     LOSS_CURVE_FILE,
     AdapterTask,
-    AnswersTask,
-    BaseModelTask,
-    CellsTask,
     CentroidsTask,
-    DatasetTask,
     MergeTask,
-    check_completions,
     make_adapter,
-    make_answers,
-    make_base_model,
-    make_cells,
     make_centroids,
-    make_dataset,
     make_merged_model,
 )
 from resources.lake import Lake

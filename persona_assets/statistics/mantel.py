@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _CHUNK_VALUES = 1 << 22
 _MINIMUM_CELLS = 6
-# Products are summed in float32 for speed; a difference below this is rounding and counts as a tie.
-_ROUNDING = 1e-5
+# Sums over cells in another order differ by less than this; such a difference counts as a tie.
+_ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,16 @@ def mantel_tests(predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed
     scores = _standard(average_ranks(array[:, first, second]))
     tables = [_Table.of(outcome, n) for outcome in outcomes]
     used = [table for table in tables if table.reason is None]
-    products = np.ascontiguousarray(scores.T, dtype=np.float32)
-    moments = np.ascontiguousarray(np.concatenate([scores, scores**2]).T, dtype=np.float32)
+    products = np.ascontiguousarray(scores.T)
+    moments = np.ascontiguousarray(np.concatenate([scores, scores**2]).T)
     identity = (first * n + second)[None, :].astype(np.int32)
     observed = [table.correlations(identity, products, moments)[0] for table in used]
     extreme = [np.zeros(len(array), dtype=np.int64) for _ in used]
     orders = permutations(n, count, "mantel", seed, n).astype(np.int32)
-    scratch: NDArray[np.float32] | None = None
+    scratch: FloatArray | None = None
     for at in _cells_of(orders, first, second, n):
         if scratch is None:
-            scratch = np.empty(at.shape, dtype=np.float32)  # the first piece is the largest
+            scratch = np.empty(at.shape)  # the first piece is the largest
         for table, target, tally in zip(used, observed, extreme, strict=True):
             found = table.correlations(at, products, moments, scratch)
             tally[:] += (np.abs(found) >= np.abs(target) - _ROUNDING).sum(axis=0)
@@ -119,8 +119,8 @@ def mantel_tests(predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed
 class _Table:
     """An outcome prepared for permutation: both directions of each pair added up, and flattened."""
 
-    ranks: NDArray[np.float32]
-    weights: NDArray[np.float32] | None
+    ranks: FloatArray
+    weights: FloatArray | None
     cells: int
     reason: str | None = None
 
@@ -136,7 +136,7 @@ class _Table:
             raise StatisticsError(f"mantel: outcome and its choice of cells must be [{n}, {n}].")
         used = off if outcome.use is None else off & outcome.use
         cells = int(used.sum())
-        empty = np.empty(0, dtype=np.float32)
+        empty = np.empty(0)
         if cells < _MINIMUM_CELLS:
             return cls(empty, None, cells, reason=f"not estimable: {cells} cells, at least {_MINIMUM_CELLS} needed")
         values = finite_array(outcome.values[used], "outcome")
@@ -144,30 +144,30 @@ class _Table:
             return cls(empty, None, cells, reason="not estimable: constant outcome")
         ranks = np.zeros((n, n))
         ranks[used] = _standard(average_ranks(values))
-        both = (ranks + ranks.T).astype(np.float32).ravel()
+        both = (ranks + ranks.T).ravel()
         if cells == n * (n - 1):
             return cls(both, None, cells)
-        return cls(both, (used.astype(np.float32) + used.T).astype(np.float32).ravel(), cells)
+        return cls(both, (used.astype(np.float64) + used.T).ravel(), cells)
 
     def correlations(
         self,
         at: NDArray[np.int32],
-        products: NDArray[np.float32],
-        moments: NDArray[np.float32],
-        scratch: NDArray[np.float32] | None = None,
+        products: FloatArray,
+        moments: FloatArray,
+        scratch: FloatArray | None = None,
     ) -> FloatArray:
         """Pearson correlation over the used cells for each order of personas and layer, [orders, layers]."""
-        met = np.empty(at.shape, dtype=np.float32) if scratch is None else scratch[: len(at)]
+        met = np.empty(at.shape) if scratch is None else scratch[: len(at)]
         np.take(self.ranks, at, mode="clip", out=met)
-        means = np.asarray(met @ products, dtype=np.float64) / self.cells
+        means = np.asarray(met @ products / self.cells)
         if self.weights is None:
             return means  # both sides are standardised over all cells
         np.take(self.weights, at, mode="clip", out=met)
-        sums = np.asarray(met @ moments, dtype=np.float64) / self.cells
+        sums = met @ moments / self.cells
         mean, square = np.split(sums, 2, axis=1)
         spread = np.sqrt(np.maximum(square - mean**2, 0.0))
         # The ranks have mean 0 and variance 1 over the used cells, so only the predictor needs scaling here.
-        return np.divide(means, spread, out=np.zeros(means.shape), where=spread > _ROUNDING)
+        return np.divide(means, spread, out=np.zeros(means.shape), where=spread > 1e-6)
 
     def result(self, flat: BoolArray, count: int, observed: FloatArray | None, extreme: IntArray | None) -> MantelResult:
         """Turn counts into p-values; a layer whose predictor is constant has none."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from persona_assets.statistics.drift import DriftResult, inherited_drift, two_proportion_p
-from persona_assets.statistics.drift_tests import DRIFT_TESTS_SCHEMA, drift_tests, sign_test
+from persona_assets.statistics.drift_tests import DRIFT_TESTS_SCHEMA, drift_tests, sign_test, wilcoxon_p
 from persona_assets.statistics.tidy import StatisticsError
 
 
@@ -74,9 +74,12 @@ def test_wilcoxon_is_exact_with_and_without_ties() -> None:
     exact = (np.abs(null) >= abs((np.sign(moved) * ranks).sum()) - 1e-9).mean()
     row = drift_tests(tied, seed=1, resamples=100).filter(statistic="wilcoxon").row(0, named=True)
     assert (row["p"], row["n"]) == (pytest.approx(exact), 7)
-    many = np.round(np.random.default_rng(2).normal(-0.05, 0.1, 40), 2)
-    sampled = drift_tests(many, seed=1, resamples=100).filter(statistic="wilcoxon")["p"].item()
-    assert sampled == pytest.approx(stats.wilcoxon(many[many != 0], method="asymptotic").pvalue, abs=0.02)
+    many = np.round(np.random.default_rng(2).normal(-0.02, 0.1, 40), 2)
+    flips = stats.PermutationMethod(n_resamples=9999, rng=np.random.default_rng(0))
+    sampled = stats.wilcoxon(many[many != 0], method=flips).pvalue
+    assert wilcoxon_p(many) == ((many != 0).sum(), pytest.approx(sampled, abs=4 * np.sqrt(sampled / 9999)))
+    with pytest.raises(StatisticsError, match="every delta is a tie"):
+        wilcoxon_p(np.zeros(3))
 
 
 def test_mean_delta_has_a_bootstrap_interval() -> None:

@@ -213,15 +213,15 @@ def test_what_cannot_be_estimated_says_so_without_warnings(observe: Observe, rec
 
 def test_observations_refuse_holes_and_doubles(study: SimulatedStudy) -> None:
     rates, geometry = study.frames.source_rates, study.frames.geometry
+    hole = geometry.filter(~((pl.col("layer") == 2) & (pl.col("persona") == "persona_003")))
     with pytest.raises(StatisticsError, match="the cosine of persona persona_003 at layer 2 is missing"):
-        hole = geometry.filter(~((pl.col("layer") == 2) & (pl.col("persona") == "persona_003")))
         StudyObservations.from_frames(rates, hole, anchor=ANCHOR)
     with pytest.raises(StatisticsError, match="choose one measurement"):
         StudyObservations.from_frames(pl.concat([rates, rates.tail(1)]), geometry, anchor=ANCHOR)
     with pytest.raises(StatisticsError, match="twice at the same layer"):
         StudyObservations.from_frames(rates, pl.concat([geometry, geometry.head(1)]), anchor=ANCHOR)
+    broken = rates.with_columns(rate=pl.when(pl.col("persona") == ANCHOR).then(float("nan")).otherwise("rate"))
     with pytest.raises(StatisticsError, match="rate of persona helpful_assistant at seed 42 is missing or NaN"):
-        broken = rates.with_columns(rate=pl.when(pl.col("persona") == ANCHOR).then(float("nan")).otherwise("rate"))
         StudyObservations.from_frames(broken, geometry, anchor=ANCHOR)
     with pytest.raises(StatisticsError, match="There are no cosines at layer 9"):
         study.frames.observations(ANCHOR).at(9)

@@ -24,7 +24,7 @@ Where = Mapping[str, str | int | float | bool | None]
 MARKER = re.compile(r"<!--(\d+)-->")
 GRID = re.compile(r"<!--grid (\d+)-->")
 CAPTION = re.compile(r"<!--caption ([a-z0-9_]+)-->")
-_BLOCK = re.compile(r"^<!-- bindings\n(?P<lines>.*?)\n-->$", re.MULTILINE | re.DOTALL)
+_OPEN, _CLOSE = "\n<!-- bindings\n", "\n-->"
 COMPLETIONS = "completions"
 _SENSITIVITY = {("outcome", "bucket_signed")}  # the one row of `outcome` holds one sensitivity value
 
@@ -115,9 +115,8 @@ class Book:
         frame = self.tables[table]
         if missing := [name for name in where if name not in frame.columns]:
             raise WriteUpError(f"table {table} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}.")
-        for name, value in where.items():
-            frame = frame.filter(pl.col(name).is_null() if value is None else pl.col(name) == pl.lit(value))
-        return frame.to_dicts()
+        equal = [pl.col(name).is_null() if value is None else pl.col(name) == pl.lit(value) for name, value in where.items()]
+        return (frame.filter(*equal) if equal else frame).to_dicts()
 
     def row(self, table: str, where: Where) -> dict[str, Any]:
         """Find the one row that a reference means.
@@ -165,13 +164,13 @@ def read_bindings(text: str) -> dict[int, Binding]:
     """Read the references at the end of a text.
 
     Raises:
-        WriteUpError: there is no such comment, or a line of it cannot be read.
+        WriteUpError: there is no such comment at the end, or a line of it cannot be read.
     """
-    found = list(_BLOCK.finditer(text))
-    if len(found) != 1:
-        raise WriteUpError(f"the file has {len(found)} comments `<!-- bindings`; it needs the one it was written with.")
+    block = text[bindings_start(text) :].rstrip()
+    if not block:
+        raise WriteUpError("the file does not end with the comment `<!-- bindings` that it was written with.")
     bindings: dict[int, Binding] = {}
-    for line in found[0]["lines"].splitlines():
+    for line in block.removesuffix(_CLOSE).splitlines()[2:]:
         number, _, rest = line.partition(" ")
         try:
             bindings[int(number)] = _load(json.loads(rest))
@@ -181,9 +180,9 @@ def read_bindings(text: str) -> dict[int, Binding]:
 
 
 def bindings_start(text: str) -> int:
-    """Offset of the comment that holds the references; the length of the text where there is none."""
-    found = _BLOCK.search(text)
-    return len(text) if found is None else found.start()
+    """Offset of the comment that holds the references; the length of the text where it does not end with one."""
+    start = text.rfind(_OPEN)
+    return start if start >= 0 and text.rstrip().endswith(_CLOSE) else len(text)
 
 
 def _dump(binding: Binding) -> str:

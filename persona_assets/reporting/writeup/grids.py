@@ -144,21 +144,16 @@ def _gates(registered: bool) -> Callable[[Book], Grid]:
 
 def _power(registered: bool) -> Callable[[Book], Grid]:
     def build(book: Book) -> Grid:
-        found = book.rows("power", {"registered": registered})
-        columns = [
-            *_columns("power", ("Population ρ", "population_rho", "d2"), quantity=found[0]["quantity"], registered=registered),
-            *(
-                column
-                for quantity in dict.fromkeys(row["quantity"] for row in found)
-                for column in _columns(
-                    "power",
-                    (quantity.replace("_", " "), "probability", "percent"),
-                    quantity=quantity,
-                    registered=registered,
-                )
-            ),
-        ]
-        return Grid(columns, [{"population_rho": rho} for rho in dict.fromkeys(row["population_rho"] for row in found)])
+        columns = _columns(
+            "power",
+            ("Population ρ", "population_rho", "d2"),
+            ("What has to pass", "quantity", "text"),
+            ("Probability", "probability", "percent"),
+            ("Interval of the simulation", "low|high", "interval3"),
+            ("Draws", "draws", "int"),
+            registered=registered,
+        )
+        return Grid(columns, _keys(book, "power", ["population_rho", "quantity"], {"registered": registered}))
 
     return build
 

@@ -13,21 +13,20 @@ from persona_assets.reporting.writeup.errors import WriteUpError
 Row = Mapping[str, Any]
 ABSENT = "–"
 MINUS = "\N{MINUS SIGN}"
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SPELLED_BELOW = 100
 _WORDS_BELOW = 10
 _SEPARATED_FROM = 10_000
-_SPECIAL = re.compile(r"([\\`*_\[\]<>&#|~])")
+# An underscore inside a word is no emphasis in Markdown, and ids read better without a backslash.
+_SPECIAL = re.compile(r"([\\`*\[\]<>&#|~]|(?<![^\W_])_|_(?![^\W_]))")
 
 
-def spell(count: int) -> str:
+def spell(value: float) -> str:
     """Write a count in words: `nine`, `fourteen`, `forty-eight`; digits from a hundred up."""
-    if not 0 <= count < _SPELLED_BELOW:
-        return integer(count)
+    count = int(value)
+    if count != value or not 0 <= count < _SPELLED_BELOW:
+        return integer(value)
     if count < len(_ONES):
         return _ONES[count]
     tens, ones = divmod(count, 10)
@@ -38,9 +37,16 @@ SPELLED: dict[str, int] = {spell(count): count for count in range(_SPELLED_BELOW
 """Value of each number word."""
 
 
-def words(count: int) -> str:
-    """Write a count in words below ten, in digits from ten up."""
-    return spell(count) if 0 <= count < _WORDS_BELOW else integer(count)
+def words(value: float) -> str:
+    """Write a count in words below ten, in digits from ten up; a count of zero is `none`."""
+    if value == 0:
+        return "none"
+    return spell(value) if 0 <= value < _WORDS_BELOW else integer(value)
+
+
+def spelled(value: float) -> str:
+    """Write a count before its noun in words: `nine`, `fourteen`; a count of zero is `no`."""
+    return spell(value) if value else "no"
 
 
 def integer(value: float) -> str:
@@ -88,7 +94,7 @@ def _general(value: object) -> str:
 _VALUES: dict[str, Callable[[Any], str]] = {
     "int": integer,
     "words": words,
-    "spelled": spell,
+    "spelled": spelled,
     "percent": percent,
     "rate": decimals(2),
     "rho": decimals(3),

@@ -1,0 +1,127 @@
+"""An adapter, its merged model, and the centroids of a persona: what is computed with torch on one checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from persona_assets.panel import Persona
+from persona_assets.study import Recipe, Runtime
+from persona_assets.tasks.base_model import CHECKPOINT, base_checkpoint
+from persona_assets.tasks.dataset import DATASET_FILE
+from persona_assets.tasks.loaded import Facts, loaded, runtime_device
+
+ADAPTER = "adapter"
+LOSS_CURVE_FILE = "loss_curve.parquet"
+CENTROIDS_FILE = "centroids.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterTask:
+    """Train one source persona's adapter."""
+
+    out_dir: Path
+    base_dir: Path
+    base_name: str
+    dataset: Path
+    recipe: Recipe
+    seed: int
+    runtime: Runtime
+
+
+def make_adapter(task: AdapterTask) -> Facts:
+    """Write a peft adapter and its loss curve."""
+    from persona_assets.dataset import read_rows
+    from persona_assets.training import LoraTrainer
+
+    checkpoint = base_checkpoint(task.base_dir)
+    trainer = loaded(
+        "trainer",
+        (checkpoint, task.recipe, task.runtime),
+        lambda: LoraTrainer(
+            checkpoint,
+            task.recipe,
+            base_name=task.base_name,
+            device=runtime_device(task.runtime),
+            dtype=task.runtime.dtype,
+            micro_batch_size=task.runtime.micro_batch_size,
+        ),
+    )
+    result = trainer.train(read_rows(task.dataset / DATASET_FILE), task.seed)
+    result.save_adapter(task.out_dir / ADAPTER)
+    # Beside the adapter, so that the directory `adapter` holds what peft loads and nothing else.
+    (task.out_dir / ADAPTER / LOSS_CURVE_FILE).rename(task.out_dir / LOSS_CURVE_FILE)
+    return {
+        "final_loss": result.final_loss,
+        "first_loss": result.loss_curve[0].loss,
+        "steps": len(result.loss_curve),
+        "trained_tokens": result.trained_tokens,
+        "seconds": result.seconds,
+        "tokens_per_second": result.trained_tokens / result.seconds,
+    }
+
+
+@dataclass(frozen=True)
+class MergeTask:
+    """Merge an adapter into the base model."""
+
+    out_dir: Path
+    base_dir: Path
+    adapter: Path
+    probes: tuple[tuple[str, str], ...]
+    runtime: Runtime
+
+
+def make_merged_model(task: MergeTask) -> Facts:
+    """Write the merged checkpoint; the merger verifies it against base plus adapter."""
+    from persona_assets.models.merging import AdapterMerger
+
+    checkpoint = base_checkpoint(task.base_dir)
+    merger = loaded(
+        "merger",
+        (checkpoint, task.probes, task.runtime),
+        lambda: AdapterMerger(
+            checkpoint, probe_prompts=task.probes, dtype=task.runtime.dtype, device=runtime_device(task.runtime)
+        ),
+    )
+    report = merger.merge(task.adapter / ADAPTER, task.out_dir / CHECKPOINT)
+    return {
+        "max_abs_difference": report.max_abs_difference,
+        "allowed_difference": report.allowed_difference,
+        "argmax_agreement": report.argmax_agreement,
+        "adapter_effect": report.adapter_effect,
+        "positions": report.n_positions,
+    }
+
+
+@dataclass(frozen=True)
+class CentroidsTask:
+    """Read a persona's hidden states off the base model."""
+
+    out_dir: Path
+    base_dir: Path
+    persona: Persona
+    questions: tuple[str, ...]
+    runtime: Runtime
+
+
+def make_centroids(task: CentroidsTask) -> Facts:
+    """Write `centroid` [layers, hidden] and `question_vectors` [questions, layers, hidden], float32."""
+    from safetensors.numpy import save_file
+
+    from persona_assets.geometry.centroids import centroid, question_vectors
+    from persona_assets.models.loading import load_model, load_tokenizer
+
+    checkpoint = base_checkpoint(task.base_dir)
+    model, tokenizer = loaded(
+        "base_model",
+        (checkpoint, task.runtime),
+        lambda: (
+            load_model(checkpoint, device=runtime_device(task.runtime), dtype=task.runtime.dtype),
+            load_tokenizer(checkpoint),
+        ),
+    )
+    vectors = question_vectors(model, tokenizer, task.persona.prompt, task.questions, task.runtime.generation_batch_size)
+    mean = centroid(vectors)
+    save_file({"centroid": mean, "question_vectors": vectors}, task.out_dir / CENTROIDS_FILE)
+    return {"layers": mean.shape[0], "hidden_size": mean.shape[1], "questions": vectors.shape[0]}

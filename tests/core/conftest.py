@@ -1,0 +1,8 @@
+"""Lets worker processes import this room's task functions by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

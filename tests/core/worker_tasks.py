@@ -1,0 +1,33 @@
+"""Task functions that worker processes import by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def double_or_fail(number: int) -> int:
+    if number == 3:
+        raise ValueError(f"{number} cannot be doubled")
+    return 2 * number
+
+
+def double_or_die(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
+
+
+def process_and_threads(_: int) -> tuple[int, str | None]:
+    return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+
+def announce_and_wait(file: Path) -> None:
+    file.write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(120)
