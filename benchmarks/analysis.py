@@ -1,11 +1,12 @@
 """Time the analysis of one study, and compare its resampling with the plain-loop formulation.
 
-    python benchmarks/analysis.py [--personas 48] [--large 275]
+    python benchmarks/analysis.py [--personas 48] [--large 275] [--calibration 1000]
 
 Prints the seconds of every family over a simulated study of 48 personas and 28 layers (10,000 power draws, 9,999 Mantel
 permutations, 50 x 5-fold cross-validation with bootstrap), then of a large study, then a table of the resampling
 families against loops over draws that call scipy and scikit-learn. The loops run a share of the draws, on which both
-formulations must agree, and are scaled up to all of them. The last line is the ratio of the totals.
+formulations must agree, and are scaled up to all of them. With --calibration, also the share of simulated studies
+without an effect in which each test is below .05. The last line is the ratio of the totals.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy import stats
 from sklearn.linear_model import LinearRegression
 
 from persona_assets.statistics import analysis
+from persona_assets.statistics.calibration import false_positive_rates
 from persona_assets.statistics.cross_validation import FOLDS, REPEATS, fold_errors, fold_masks, nested_errors
 from persona_assets.statistics.gate_rules import gate_a, gate_b, gate_c
 from persona_assets.statistics.leakage import LeakageMatrices
@@ -56,12 +58,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--personas", type=int, default=48, help="personas of the study (default 48)")
     parser.add_argument("--large", type=int, default=275, help="personas of the large study, 0 for none (default 275)")
+    parser.add_argument("--calibration", type=int, default=0, help="simulated null studies per test (default none)")
     arguments = parser.parse_args()
     study = timed_study(arguments.personas)
     full_analysis(timed_study(12), quiet=True)  # imports of the libraries are not the analysis
     full_analysis(study)
     if arguments.large:
         full_analysis(timed_study(arguments.large))
+    if arguments.calibration:
+        print_calibration(arguments.calibration)
     observations = study.frames.observations(ANCHOR)
     rows = [bootstrap(observations), cross_validation(observations), simulated_power(observations), permutation(study)]
     print(f"\n{'resampling':<24}{'vectorised s':>14}{'plain loop s':>14}{'ratio':>9}   loop measured on")
@@ -71,6 +76,13 @@ def main() -> None:
             f"   {row.looped_share:.2%} of the draws"
         )
     print(f"ratio: {sum(row.loop for row in rows) / sum(row.vectorised for row in rows):.0f}")
+
+
+def print_calibration(studies: int) -> None:
+    """Print the false-positive rates of all tests, with 99.9 % intervals."""
+    print(f"\nfalse positives at .05 in {studies} null studies of 24 personas")
+    for row in false_positive_rates(studies=studies).to_dicts():
+        print(f"{row['test']:<38}{row['share']:.3f}  [{row['low']:.3f}, {row['high']:.3f}]  {row['expected']}")
 
 
 def timed_study(n: int) -> SimulatedStudy:

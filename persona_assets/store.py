@@ -168,9 +168,14 @@ class Store:
         """Create an empty staging directory; the caller publishes or removes it, a later `sweep` what a crash left."""
         target = self.directory(product.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        directory = target.parent / f"{_STAGING}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{target.name}"
+        directory = self.temporary_sibling(target)
         directory.mkdir()
         return directory
+
+    @staticmethod
+    def temporary_sibling(target: Path, kind: str = _STAGING) -> Path:
+        """Name what is written before it is renamed to `target`; `sweep` removes it if this process dies first."""
+        return target.parent / f"{kind}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{target.name}"
 
     def publish(
         self,
@@ -236,10 +241,10 @@ class Store:
         return [path for path in product.inputs if self.manifest(path) is None]
 
     def sweep(self) -> list[Path]:
-        """Clear what killed processes of this host left: staging directories go, replaced products come back.
+        """Clear what killed processes of this host left: what they were writing goes, replaced products come back.
 
         Returns:
-            The directories that were removed or restored.
+            The directories and files that were removed or restored.
         """
         handled = []
         kinds, host = "|".join(map(re.escape, (_STAGING, _REPLACED))), re.escape(socket.gethostname())
@@ -247,13 +252,15 @@ class Store:
         ours = re.compile(rf"({kinds}){host}-(\d+)-[0-9a-f]{{8}}-(.+)")
         for leftover in sorted(self.root.rglob(".*-*")) if self.root.exists() else []:
             named = ours.fullmatch(leftover.name)
-            if named is None or not leftover.is_dir() or _alive(int(named[2])):
+            if named is None or not leftover.exists() or process_alive(int(named[2])):
                 continue
             target = leftover.parent / named[3]
             if named[1] == _REPLACED and not target.exists():
                 leftover.rename(target)
-            else:
+            elif leftover.is_dir():
                 shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
             handled.append(leftover)
         return handled
 
@@ -282,7 +289,7 @@ class Store:
     @staticmethod
     def _move(staging: Path, target: Path) -> None:
         if target.exists():
-            aside = target.parent / f"{_REPLACED}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{target.name}"
+            aside = Store.temporary_sibling(target, _REPLACED)
             target.rename(aside)
             staging.rename(target)
             shutil.rmtree(aside)
@@ -329,7 +336,8 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _alive(pid: int) -> bool:
+def process_alive(pid: int) -> bool:
+    """Say whether a process of this host runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -86,11 +86,11 @@ class NanoBase(_Model):
 
     kind: Literal["nano"] = "nano"
     pretraining_seed: Seed = 0
-    steps: PositiveInt = 450
-    batch_rows: PositiveInt = 64
+    steps: PositiveInt = 500
+    batch_rows: PositiveInt = 32
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-2
     warmup_steps: PositiveInt = 30
-    corpus_rows: PositiveInt = 30_000
+    corpus_rows: PositiveInt = 16_000
     vocabulary_size: PositiveInt = 1536
     hidden_size: PositiveInt = 64
     layers: PositiveInt = 6

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import TypeVar
 
 from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field
 
+from persona_assets.models.nano.pretrain import torch_threads
 from persona_assets.study import Profile, Runtime
 from persona_assets.tasks.loaded import release_models
-from persona_assets.workers import Outcome, WorkerPool, shared_pool
+from persona_assets.workers import Outcome, shared_pool
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -32,13 +34,15 @@ class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resour
     def run(
         self, profile: Profile, function: Callable[[TaskT], ResultT], tasks: Mapping[str, TaskT]
     ) -> Iterator[Outcome[ResultT]]:
-        """Run tasks by key, yielding outcomes as they arrive; models stay loaded for the next call."""
-        return self._pool(profile).run(function, tasks)
+        """Run tasks by key, yielding outcomes as they arrive; models stay loaded for the next call.
+
+        Tasks have the profile's number of threads, in this process as in a worker: another number gives other sums.
+        """
+        settings = self.settings(profile)
+        pool = shared_pool(settings.workers, settings.threads)
+        with nullcontext() if settings.workers else torch_threads(settings.threads):
+            yield from pool.run(function, tasks)
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
         """Free the models that this process holds; worker processes stay warm until it exits."""
         release_models()
-
-    def _pool(self, profile: Profile) -> WorkerPool:
-        settings = self.settings(profile)
-        return shared_pool(settings.workers, settings.threads)

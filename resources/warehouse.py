@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +73,10 @@ class Warehouse(ConfigurableResource):  # type: ignore[type-arg]  # no resource 
             return None
         return None if row is None else str(row[0])
 
+    def is_current(self, profile: str, studies: Mapping[str, tuple[str, ...]]) -> bool:
+        """Say whether what is published can be read and is what the lake holds now."""
+        return self.published_version(profile) == sha256_json(self.sources(profile, studies))
+
     def publish(self, profile: str, studies: Mapping[str, tuple[str, ...]]) -> str:
         """Write one schema for each study, one table for each kind of result, through a temporary name.
 
@@ -89,7 +91,7 @@ class Warehouse(ConfigurableResource):  # type: ignore[type-arg]  # no resource 
         version = sha256_json(sources)
         file = self.file(profile)
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.parent / f".{file.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        temporary = self.lake.store.temporary_sibling(file)
         rows: list[tuple[str | None, str | None, str]] = [(None, None, version)]
         try:
             with duckdb.connect(str(temporary)) as connection:

@@ -56,7 +56,8 @@ def small_site(build_once: Build, base_site: Site) -> Site:
     from deployments import Site
 
     def make(directory: Path) -> None:
-        base_site.copy(directory).run("small")
+        printed = base_site.copy(directory).run("small", more={"PYTHONHASHSEED": "0"})
+        (directory / "printed.txt").write_text(printed, encoding="utf-8")
 
     return Site(build_once("small_site", make))
 
@@ -67,6 +68,7 @@ def large_site(build_once: Build, small_site: Site) -> Site:
     from deployments import Site
 
     def make(directory: Path) -> None:
-        small_site.copy(directory).run("large")
+        printed = small_site.copy(directory).run("large")
+        (directory / "printed.txt").write_text(printed, encoding="utf-8")
 
     return Site(build_once("large_site", make))

@@ -65,6 +65,11 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
     return figures
 
 
+def published_paths(products: Products) -> dict[str, tuple[str, ...]]:
+    """List the products that a profile's warehouse holds, by study."""
+    return {name: products.table_paths(study) for name, study in products.catalog.studies.items()}
+
+
 def warehouse_asset(catalog: Catalog) -> AssetsDefinition:
     """Build the asset that publishes a profile's `warehouse.duckdb`."""
     profile = catalog.profile.name
@@ -84,11 +89,9 @@ def warehouse_asset(catalog: Catalog) -> AssetsDefinition:
         from dagster import DataVersion
 
         products = Products(catalog, lake)
-        studies = {name: products.table_paths(study) for name, study in catalog.studies.items()}
-        version = sha256_json(warehouse.sources(profile, studies))
-        skipped = warehouse.published_version(profile) == version
-        if not skipped:
-            version = warehouse.publish(profile, studies)
+        studies = published_paths(products)
+        skipped = warehouse.is_current(profile, studies)
+        version = sha256_json(warehouse.sources(profile, studies)) if skipped else warehouse.publish(profile, studies)
         context.log.info(f"warehouse {'unchanged' if skipped else 'published'}: {warehouse.file(profile)}")
         file = warehouse.file(profile)
         return MaterializeResult(

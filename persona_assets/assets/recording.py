@@ -102,29 +102,31 @@ def materialize_keys(
             todo[key] = product
     if todo:
         staging = {key: store.new_staging(product) for key, product in todo.items()}
-        for outcome in produce(staging):
-            key, product = outcome.key, todo[outcome.key]
-            if outcome.error is None:
-                try:
-                    manifest = store.publish(
-                        product,
-                        staging[key],
-                        run_id=context.run_id,
-                        facts=outcome.result,
-                        check=None if check is None else check(key),
-                        replace=replace,
-                    )
-                except (LakeError, ValueError, OSError) as error:
-                    failed[key] = str(error)
+        try:
+            for outcome in produce(staging):
+                key, product = outcome.key, todo[outcome.key]
+                if outcome.error is None:
+                    try:
+                        manifest = store.publish(
+                            product,
+                            staging[key],
+                            run_id=context.run_id,
+                            facts=outcome.result,
+                            check=None if check is None else check(key),
+                            replace=replace,
+                        )
+                    except (LakeError, ValueError, OSError) as error:
+                        failed[key] = str(error)
+                    else:
+                        _record(context, key, manifest, describe(key, manifest, store.directory(product.path)), skipped=False)
+                        progress.finished(key)
                 else:
-                    _record(context, key, manifest, describe(key, manifest, store.directory(product.path)), skipped=False)
-                    progress.finished(key)
-            else:
-                failed[key] = outcome.error
-            if key in failed:
-                context.log.error(f"{stage} {key}: {failed[key]}" + (f"\n{outcome.trace}" if outcome.trace else ""))
-                progress.finished(key, "FAILED")
-        store.discard(staging.values())
+                    failed[key] = outcome.error
+                if key in failed:
+                    context.log.error(f"{stage} {key}: {failed[key]}" + (f"\n{outcome.trace}" if outcome.trace else ""))
+                    progress.finished(key, "FAILED")
+        finally:
+            store.discard(staging.values())
     if failed:
         raise Failure(
             description=_failure_text(stage, failed, len(products)),

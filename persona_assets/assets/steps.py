@@ -23,9 +23,11 @@ from dagster import (
 from persona_assets.assets.metadata import product_links
 from persona_assets.assets.products import VERSIONS, Products
 from persona_assets.assets.recording import NOTHING, materialize_keys, partition_keys
+from persona_assets.errors import LakeError
 from persona_assets.panel import Panel
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Catalog, Runtime
+from persona_assets.workers import Outcome
 from resources.lake import Lake
 from resources.model_runtime import ModelRuntime
 
@@ -105,9 +107,14 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         runtime = model_runtime.settings(catalog.profile)
         keys = partition_keys(context, step.panel.ids)
 
-        def produce(staging: Mapping[str, Path]) -> Iterator[Any]:
-            tasks = {key: step.task(products, key, directory, runtime, config) for key, directory in staging.items()}
-            return model_runtime.run(catalog.profile, step.function, tasks)
+        def produce(staging: Mapping[str, Path]) -> Iterator[Outcome[Mapping[str, object]]]:
+            tasks = {}
+            for key, directory in staging.items():
+                try:
+                    tasks[key] = step.task(products, key, directory, runtime, config)
+                except LakeError as error:  # one key's input is damaged; the others go on
+                    yield Outcome(key, error=str(error))
+            yield from model_runtime.run(catalog.profile, step.function, tasks)
 
         def describe(key: str, manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
             return {**step.describe(manifest, directory), **product_links(manifest, directory)}

@@ -43,19 +43,19 @@ def _run_study(deployment: Deployment, instance: object, study: Study) -> bool:
     from dagster import DagsterInstance
 
     from persona_assets.assets.partitions import shared_key
-    from persona_assets.cli.running import plan_study, run_stage, stage_is_current
+    from persona_assets.cli.running import plan_study, run_stage, stage_is_current, warehouse_is_current
 
     assert isinstance(instance, DagsterInstance)
     worked = False
     console.rule(f"{deployment.catalog.profile.name} {study.name}: {len(study.panel)} personas")
     for stage in plan_study(deployment, study):
-        if stage_is_current(deployment, instance, stage):
+        publishes = stage.name == "analysis"
+        if stage_is_current(deployment, instance, stage) and (not publishes or warehouse_is_current(deployment)):
             console.print(f"[dim]{stage.name}: unchanged[/dim]")
             continue
-        publishes = stage.name == "analysis"
         with _progress_bars():
             extra = [shared_key(deployment.catalog.profile.name, "warehouse")] if publishes else []
-            run_stage(deployment, instance, stage, extra)
+            run_stage(deployment, instance, stage, extra, say=console.print)
         worked = True
     return worked
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from persona_assets.assets.partitions import shared_key, study_key
 from persona_assets.assets.products import TABLE_PRODUCTS, Products, seeded
+from persona_assets.assets.steps import GPU_POOL
+from persona_assets.cli.pools import PROCESS_TAG, end_killed_runs, this_process, wait_for_pool
 from persona_assets.errors import PersonaAssetsError
 from persona_assets.store import Product
 
@@ -103,18 +105,45 @@ def stage_is_current(deployment: Deployment, instance: DagsterInstance, stage: S
     return True
 
 
-def run_stage(deployment: Deployment, instance: DagsterInstance, stage: Stage, extra: Sequence[AssetKey] = ()) -> None:
-    """Run a stage as one Dagster run on the instance.
+def warehouse_is_current(deployment: Deployment) -> bool:
+    """Say whether the published warehouse can be read and holds the tables as they are now."""
+    from persona_assets.assets.published import published_paths
+    from resources.lake import Lake
+    from resources.warehouse import Warehouse
+
+    products = deployment.products
+    return Warehouse(lake=Lake()).is_current(products.profile, published_paths(products))
+
+
+def run_stage(
+    deployment: Deployment,
+    instance: DagsterInstance,
+    stage: Stage,
+    extra: Sequence[AssetKey] = (),
+    *,
+    say: Callable[[str], object] = print,
+) -> None:
+    """Run a stage as one Dagster run on the instance; one that needs the GPU waits while another run holds it.
+
+    Args:
+        deployment: whose definitions.
+        instance: where the run is recorded.
+        stage: what to run.
+        extra: further assets to run with it.
+        say: told what it waits for.
 
     Raises:
         StudyRunError: a step failed; the message is the step's own.
     """
     job = deployment.definitions.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection={*(planned.key for planned in stage.assets), *extra})
-    tags = {}
+    end_killed_runs(instance)
+    if any(GPU_POOL in node.pools for node in subset.all_node_defs):
+        wait_for_pool(instance, GPU_POOL, say)
+    tags = {PROCESS_TAG: this_process()}
     if stage.personas:
         first, last = stage.personas[0], stage.personas[-1]
-        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        tags |= {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
     result = subset.execute_in_process(
         instance=instance,
         tags=tags,
@@ -128,7 +157,9 @@ def run_stage(deployment: Deployment, instance: DagsterInstance, stage: Stage, e
 def _cause(error: SerializableErrorInfo | None) -> str | None:
     while error is not None and error.cause is not None:
         error = error.cause
-    return None if error is None else error.message.strip()
+    if error is None:
+        return None
+    return "Interrupted." if error.cls_name == "DagsterExecutionInterruptedError" else error.message.strip()
 
 
 def _failures(stage: Stage, result: ExecuteInProcessResult) -> str:

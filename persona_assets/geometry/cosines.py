@@ -1,8 +1,7 @@
 """Cosines between persona centroids, layer by layer, under three centrings.
 
-The preregistered cosine subtracts the mean centroid of the study's panel at each layer. Because that mean
-moves whenever the panel grows, two sensitivity versions exist: no centring, and the mean of one frozen
-reference panel.
+The preregistered cosine subtracts the mean centroid of the study's panel at each layer. Because that mean moves
+whenever the panel grows, two sensitivity versions exist: no centring, and the mean of one frozen reference panel.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ def centred(centroids: ArrayLike, centring: Centring, reference: ArrayLike | Non
 
     Args:
         centroids: [personas, layers, hidden], any float type.
-        centring: `panel` subtracts the mean over these personas at each layer, `none` nothing, `frozen` the
-            mean over the reference's personas.
+        centring: `panel` subtracts the mean over these personas at each layer, `none` nothing, `frozen` the mean over
+            the reference's personas.
         reference: [reference personas, layers, hidden], required by `frozen` and only allowed there.
 
     Returns:

@@ -52,12 +52,11 @@ def attenuation(
         confidence: level of every interval.
 
     Returns:
-        Tidy rows, outcome `source_rate:<study>`. Per layer and study: `abs_rho` (p of rho; bootstrap
-        interval), `length_partial` (registered). Per layer and pair of studies: `ratio_abs_rho` of the larger
-        panel to the smaller, interval from resampling personas of both together where one panel contains the
-        other. Per layer and size: `subpanel_abs_rho`: median and interval of |rho| over random sub-panels of
-        the largest panel, n the size; where an ancestor has that size, p is the share of sub-panels with at
-        least its |rho|.
+        Tidy rows, outcome `source_rate:<study>`. Per layer and study: `abs_rho` (p of rho; bootstrap interval),
+        `length_partial` (registered). Per layer and pair of studies: `ratio_abs_rho` of the larger panel to the
+        smaller, interval from resampling personas of both together where one panel contains the other. Per layer and
+        size: `subpanel_abs_rho`: median and interval of |rho| over random sub-panels of the largest panel, n the
+        size; where an ancestor has that size, p is the share of sub-panels with at least its |rho|.
 
     Raises:
         StatisticsError: there is no study.

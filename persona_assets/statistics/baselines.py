@@ -66,12 +66,12 @@ def surface_predictors(
     Args:
         prompts: N system prompts.
         anchor_prompt: the anchor's.
-        token_ids: tokens of each prompt under the base model's tokenizer, the anchor's being those of the
-            prompt equal to `anchor_prompt`; None leaves `bpe_jaccard` out.
+        token_ids: tokens of each prompt under the base model's tokenizer, the anchor's being those of the prompt
+            equal to `anchor_prompt`; None leaves `bpe_jaccard` out.
 
     Returns:
-        `neg_levenshtein` (characters), `token_jaccard` (lower-cased whitespace tokens), `bpe_jaccard`; [N]
-        each, larger is more alike.
+        `neg_levenshtein` (characters), `token_jaccard` (lower-cased whitespace tokens), `bpe_jaccard`; [N] each,
+        larger is more alike.
 
     Raises:
         StatisticsError: lengths differ, or the anchor's prompt is not among the prompts.
@@ -107,10 +107,9 @@ def baseline_rows(
         alpha: level handed to Holm.
 
     Returns:
-        Tidy rows. Per predictor: `spearman`, `pearson`. Per layer and predictor, on Spearman correlations:
-        `mrr_z` (registered), `steiger_eq14_z`, `williams_t2`; the same on Pearson correlations with
-        `_pearson` appended, and `mrr_z_holm` (p adjusted over all layers and predictors). Positive: the
-        cosine's correlation is the larger.
+        Tidy rows. Per predictor: `spearman`, `pearson`. Per layer and predictor, on Spearman correlations: `mrr_z`
+        (registered), `steiger_eq14_z`, `williams_t2`; the same on Pearson correlations with `_pearson` appended, and
+        `mrr_z_holm` (p adjusted over all layers and predictors). Positive: the cosine's correlation is the larger.
     """
     row = RowTemplate(FAMILY, observations.n, outcome=OUTCOME)
     rows: list[TidyRow] = []

@@ -26,8 +26,7 @@ class BucketInputs:
         p: raw p by layer.
         p_holm: Holm-adjusted p by layer.
         length_partial_p: p of the length partial at the primary layers.
-        gates: at each primary layer whether gates A, B, C hold; a split gate holds when it holds on both
-            splits.
+        gates: at each primary layer whether gates A, B, C hold; a split gate holds when it holds on both splits.
         alpha: level.
         registered_sign: -1 or 1.
     """
@@ -76,10 +75,10 @@ def bucket(inputs: BucketInputs) -> Outcome:
        Holm-significant there or at least 3 of the 4 neighbouring layers have that sign as well.
     2. `H_consistent`: gates A, B and C hold at one primary layer.
     3. `H_consistent_weak`: exactly two of them hold at a primary layer.
-    4. `H_attenuated`: raw-significant at a primary layer, no layer Holm-significant, and the length
-       partial not significant there.
-    5. `H_inverted`: not raw-significant at any primary layer and no layer Holm-significant. A study none
-       of whose primary layers could be measured shows nothing of the kind and is indeterminate.
+    4. `H_attenuated`: raw-significant at a primary layer, no layer Holm-significant, and the length partial not
+       significant there.
+    5. `H_inverted`: not raw-significant at any primary layer and no layer Holm-significant. A study none of whose
+       primary layers could be measured shows nothing of the kind and is indeterminate.
     6. `H_indeterminate`: anything else.
     """
     conditions = _conditions(inputs)
@@ -116,18 +115,15 @@ def confidence(
 ) -> Confidence:
     """Say how far the outcome can be trusted.
 
-    LOW is registered: the drift trigger fires, the bucket is not `H_consistent`, or only one seed was
-        trained. Among
-    the rest, MODERATE when anything below speaks against HIGH: a drift comparison across measurement
-        identities, the
-    signed gates disagree, fewer than `SEEDS_FOR_HIGH` seeds, or truncated source rates.
+    LOW is registered: the drift trigger fires, the bucket is not `H_consistent`, or only one seed was trained. Among
+    the rest, MODERATE when anything speaks against HIGH: a drift comparison across measurement identities, signed
+    gates that disagree, fewer than `SEEDS_FOR_HIGH` seeds, or truncated source rates.
 
     Args:
         outcome: of `bucket`.
         signed_bucket: bucket that the signed gates give.
         n_seeds: training seeds.
-        drift_triggered: whether the registered drift trigger fired; None when there was no inherited source
-            to test.
+        drift_triggered: whether the registered drift trigger fired; None when there was no inherited source to test.
         drift_confounded: whether the drift comparison crosses measurement identities.
         truncation_flagged: number of source rates flagged for truncation.
     """

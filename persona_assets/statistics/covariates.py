@@ -42,8 +42,8 @@ def name_frequency(personas: Sequence[str], counts: Mapping[str, int]) -> FloatA
         counts: corpus counts by lower-cased token, from the corpus that the user names.
 
     Returns:
-        [N] log((count + 1) / (total + distinct tokens)): one is added so that a name the corpus lacks is
-        rarest instead of undefined. The order of frequencies, all that a rank statistic sees, is unchanged.
+        [N] log((count + 1) / (total + distinct tokens)): one is added so that a name the corpus lacks is rarest
+        instead of undefined. The order of frequencies, all that a rank statistic sees, is unchanged.
 
     Raises:
         StatisticsError: the corpus has no counts, or a negative one.
@@ -68,8 +68,7 @@ def prompt_covariates(observations: StudyObservations, corpus_counts: Mapping[st
         corpus_counts: see `name_frequency`; None drops that covariate and says so.
 
     Returns:
-        The covariates that vary and do not repeat the ones before them; the others are dropped, with the
-        reason.
+        The covariates that vary and do not repeat the ones before them; the others are dropped, with the reason.
     """
     candidates: dict[str, FloatArray] = {"length": observations.log_length}
     dropped: list[str] = []

@@ -49,8 +49,8 @@ def fold_masks(n: int, folds: int, repeats: int, seed: int) -> BoolArray:
     """Draw the test sets of repeated k-fold cross-validation.
 
     Returns:
-        [repeats, folds, n] True where an observation is tested; in each repeat every observation exactly
-        once, and fold sizes differ by at most one.
+        [repeats, folds, n] True where an observation is tested; in each repeat every observation exactly once, and
+        fold sizes differ by at most one.
 
     Raises:
         StatisticsError: fewer observations than folds.
@@ -71,8 +71,8 @@ def fold_errors(x: FloatArray, y: FloatArray, masks: BoolArray) -> FloatArray:
         masks: [repeats, folds, n] test sets.
 
     Returns:
-        [layers, n] mean over repeats. Where a training predictor has no variation the slope is 0, as the
-        least-norm solution has it.
+        [layers, n] mean over repeats. Where a training predictor has no variation the slope is 0, as the least-norm
+        solution has it.
     """
     train = (~masks).astype(np.float64)
     intercept, slope = _fits(x, y, train.reshape(-1, train.shape[-1]))
@@ -90,8 +90,7 @@ def leave_one_out_errors(x: FloatArray, y: FloatArray) -> FloatArray:
         y: [n].
 
     Returns:
-        [layers, n]. An observation that alone gives the predictor its variation is predicted by the others'
-        mean.
+        [layers, n]. An observation that alone gives the predictor its variation is predicted by the others' mean.
     """
     return _loo(x, y, np.ones((1, len(y))))[:, 0]
 
@@ -145,8 +144,8 @@ def cross_validation(
     Returns:
         Tidy rows. Per layer: `kfold_mse`, `loo_mse` (registered, with bootstrap interval). Once:
         `kfold_argmin_layer`, `loo_argmin_layer` (layer and its error), and as sensitivity `nested_mse` and
-        `nested_r2`, where the layer is chosen inside the loop; R2 is against predicting the training mean on
-        the same folds.
+        `nested_r2`, where the layer is chosen inside the loop; R2 is against predicting the training mean on the same
+        folds.
     """
     n, y = observations.n, observations.rate
     row = RowTemplate(FAMILY, n, "cosine", OUTCOME)

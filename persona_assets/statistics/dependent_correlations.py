@@ -22,9 +22,8 @@ class DependentTest:
 def mrr_z(r1: float, r2: float, rx: float, n: int) -> DependentTest:
     """Meng, Rosenthal and Rubin's z for two correlations with a common variable.
 
-    Source: Meng, Rosenthal & Rubin (1992), Psychological Bulletin 111, equations 1 to 3:
-    z = (z1 - z2) sqrt((n - 3) / (2 (1 - rx) h)), h = (1 - f m) / (1 - m), f = (1 - rx) / (2 (1 - m)) at most
-    1, m = (r1^2 + r2^2) / 2.
+    Source: Meng, Rosenthal & Rubin (1992), Psychological Bulletin 111, equations 1 to 3: z = (z1 - z2) sqrt((n - 3) /
+    (2 (1 - rx) h)), h = (1 - f m) / (1 - m), f = (1 - rx) / (2 (1 - m)) at most 1, m = (r1^2 + r2^2) / 2.
 
     Args:
         r1: correlation of the first predictor with the outcome.
@@ -48,10 +47,8 @@ def mrr_z(r1: float, r2: float, rx: float, n: int) -> DependentTest:
 def steiger_z(r1: float, r2: float, rx: float, n: int) -> DependentTest:
     """Steiger's Z1* with pooled correlation.
 
-    Source: Steiger (1980), Psychological Bulletin 87, equation 14: z = (z1 - z2) sqrt(n - 3) / sqrt(2 - 2 s),
-        with the
-    covariance s = (rx (1 - 2 r^2) - r^2 (1 - 2 r^2 - rx^2) / 2) / (1 - r^2)^2 at the pooled r = (r1 + r2) /
-    2.
+    Source: Steiger (1980), Psychological Bulletin 87, equation 14: z = (z1 - z2) sqrt(n - 3) / sqrt(2 - 2 s), with
+    the covariance s = (rx (1 - 2 r^2) - r^2 (1 - 2 r^2 - rx^2) / 2) / (1 - r^2)^2 at the pooled r = (r1 + r2) / 2.
 
     Args and errors as `mrr_z`.
     """

@@ -111,10 +111,10 @@ def inherited_drift(
         ignore: columns of `measurements` that carry no condition.
 
     Returns:
-        Tables and the verdict. Adapters whose digest differs between the studies were retrained under the
-        same name: they stand in the table with same_adapter False and enter no test. Where a source has
-        several seeds, its mean delta enters. A comparison of different (or unknown) adapters' or
-        measurements' identities gives verdict `confounded` everywhere, never drift and never its absence.
+        Tables and the verdict. Adapters whose digest differs between the studies were retrained under the same name:
+        they stand in the table with same_adapter False and enter no test. Where a source has several seeds, its mean
+        delta enters. A comparison of different (or unknown) adapters' or measurements' identities gives verdict
+        `confounded` everywhere, never drift and never its absence.
 
     Raises:
         StatisticsError: columns or measurements are missing, or a (persona, seed) stands twice in a table.

@@ -125,8 +125,7 @@ def drift_tests(
 
     Returns:
         Columns of `DRIFT_TESTS_SCHEMA`: `sign_drops` (registered; estimate: share of drops), `match_previous`
-            (registered),
-        `sign_two_sided_ties_dropped`, `sign_one_sided_ties_dropped`, `wilcoxon`, `mean_delta`.
+            (registered), `sign_two_sided_ties_dropped`, `sign_one_sided_ties_dropped`, `wilcoxon`, `mean_delta`.
     """
     d = finite_vector(deltas, "deltas")
     rows, _ = delta_tests(d, Reading(confounded, (), alpha), seed, low_share, match_share, resamples, confidence)
@@ -191,8 +190,8 @@ def _without_ties(d: FloatArray, reading: Reading) -> list[DriftTest]:
 def wilcoxon_p(deltas: ArrayLike) -> tuple[int, float]:
     """Exact two-sided Wilcoxon signed-rank test, zero deltas dropped and tied sizes given their average rank.
 
-    scipy's exact distribution knows no tied ranks, and rates in steps of 0.01 always tie. Here the distribution of the
-    positive rank sum is built sign by sign, over doubled ranks so that averages stay whole numbers.
+    scipy's exact distribution knows no tied ranks, and rates in steps of 0.01 always tie. Here the distribution of
+    the positive rank sum is built sign by sign, over doubled ranks so that averages stay whole numbers.
 
     Args:
         deltas: rate now minus rate in the parent study.

@@ -133,9 +133,8 @@ def gate_b(
 ) -> GateRow:
     """Gate B: calibration and holdout slopes agree.
 
-    Their difference is within the two-sided normal quantile of its standard error, and its relative change
-    within the tolerance. `observed`, `threshold` and `p` belong to the first condition; the note gives the
-    second.
+    Their difference is within the two-sided normal quantile of its standard error, and its relative change within the
+    tolerance. `observed`, `threshold` and `p` belong to the first condition; the note gives the second.
     """
     from scipy.stats import norm
 

@@ -75,8 +75,8 @@ def evaluate_gates(
         primary_layers: registered layers, most important first.
         seed: seed of split B.
         alpha: level of every test in the rule.
-        registered_sign: direction that was registered, -1 or 1; the preregistered gates ignore it, the
-            sensitivity rows require it.
+        registered_sign: direction that was registered, -1 or 1; the preregistered gates ignore it, the sensitivity
+            rows require it.
         slope_tolerance: largest relative change of slope that gate B accepts.
         drift_triggered: what the drift family found, None when there was nothing to test.
         drift_confounded: whether the drift comparison crosses measurement identities.

@@ -10,9 +10,8 @@ import polars as pl
 from persona_assets.hashing import sha256_json
 from persona_assets.statistics.tidy import StatisticsError, require_columns
 
-# Columns of `measurements` that say which row it is, not under which conditions it was measured. The adapter
-# differs between sources by design, so it is compared on its own where the same source is compared with
-# itself.
+# Columns of `measurements` that say which row it is, not under which conditions it was measured. The adapter differs
+# between sources by design, so it is compared on its own where the same source is compared with itself.
 KEY_COLUMNS = ("source", "seed", "measurement", "identity_digest", "adapter_digest")
 UNKNOWN = "unknown"
 

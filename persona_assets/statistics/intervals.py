@@ -48,9 +48,8 @@ def cluster_bootstrap(
 ) -> tuple[FloatArray, FloatArray]:
     """Percentile interval of cell rates from resampling questions with replacement.
 
-    Five answers to one question are not five independent draws, so the question is the unit. The same
-    resamples serve all cells with as many questions: an interval depends on its own cell, the seed and the
-    number of questions only.
+    Five answers to one question are not five independent draws, so the question is the unit. The same resamples serve
+    all cells with as many questions: an interval depends on its own cell, the seed and the number of questions only.
 
     Args:
         hits: [cells, questions] marker hits.
@@ -60,9 +59,8 @@ def cluster_bootstrap(
         confidence: level of the interval.
 
     Returns:
-        Lower and upper ends, [cells]; NaN where every question of a cell has the same rate, because
-        resampling equal questions gives an interval of width zero, which would be false certainty. Tables
-        hold null there.
+        Lower and upper ends, [cells]; NaN where every question of a cell has the same rate, because resampling equal
+        questions gives an interval of width zero, which would be false certainty. Tables hold null there.
 
     Raises:
         StatisticsError: shapes differ, a question without completions, or hits outside 0..n.

@@ -1,7 +1,7 @@
 """Mantel / QAP permutation test of two persona-by-persona matrices, for many layers at once.
 
-Cells of such matrices share rows and columns, so a correlation over cells has no valid ordinary p-value.
-Under the null hypothesis the personas of one matrix are exchangeable: rows and columns are permuted together.
+Cells of such matrices share rows and columns, so a correlation over cells has no valid ordinary p-value. Under the
+null hypothesis the personas of one matrix are exchangeable: rows and columns are permuted together.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ class MantelResult:
     """Correlation over cells at each layer, with its permutation p.
 
     Attributes:
-        statistic: [layers] correlation that was permuted: Pearson between the outcome's ranks among the cells
-            used and the predictor's ranks among all cells off the diagonal. With all cells used this is
-            Spearman's rho.
+        statistic: [layers] correlation that was permuted: Pearson between the outcome's ranks among the cells used
+            and the predictor's ranks among all cells off the diagonal. With all cells used this is Spearman's rho.
         p: [layers] two-sided, (1 + as extreme) / (1 + permutations).
         cells: number of cells used.
         reason: why there is no result, None when there is.
@@ -69,9 +68,8 @@ def mantel(
 def mantel_tests(predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed: int, count: int = 9999) -> list[MantelResult]:
     """Test the correlation of a matrix with several others over cells off the diagonal, at every layer.
 
-    The cells used belong to the outcome and move with its personas when they are permuted, so a choice of
-    cells by source or by outcome keeps its meaning under the null hypothesis. All outcomes share the
-    permutations.
+    The cells used belong to the outcome and move with its personas when they are permuted, so a choice of cells by
+    source or by outcome keeps its meaning under the null hypothesis. All outcomes share the permutations.
 
     Args:
         predictor: [layers, N, N], symmetric.
@@ -83,8 +81,7 @@ def mantel_tests(predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed
         One result per outcome, in order.
 
     Raises:
-        StatisticsError: shapes differ, the predictor is not symmetric, or a value is not finite where it is
-            used.
+        StatisticsError: shapes differ, the predictor is not symmetric, or a value is not finite where it is used.
     """
     array = finite_array(predictor, "predictor")
     if array.ndim != 3 or array.shape[1] != array.shape[2]:

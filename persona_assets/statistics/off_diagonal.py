@@ -44,13 +44,13 @@ def off_diagonal(
         capability_loss: by persona, how much of a capability its adapter cost; None when it was not measured.
 
     Returns:
-        Tidy rows with predictor `pairwise_cosine`. For outcome `bystander_rate:<cells>` at every layer
-        `spearman` (Spearman's rho over the cells, Mantel p) and `spearman_naive` (same rho, ordinary p, as
-        registered); cells are `all`, `strong`, `weak`, `without_trained_negatives`, `without_anchor`. The
-        post-mortem candidates: outcome `off_floor` (whether a cell has any hit), `bystander_rate:off_floor`
-        (cells with a hit), `floor_share`; `bystander_residual:all` (base rate subtracted) and base rate
-        against mean rate of each eval persona; and capability loss, or completion length where that is all
-        there is, against mean bystander rate of each source.
+        Tidy rows with predictor `pairwise_cosine`. For outcome `bystander_rate:<cells>` at every layer `spearman`
+        (Spearman's rho over the cells, Mantel p) and `spearman_naive` (same rho, ordinary p, as registered); cells
+        are `all`, `strong`, `weak`, `without_trained_negatives`, `without_anchor`. The post-mortem candidates:
+        outcome `off_floor` (whether a cell has any hit), `bystander_rate:off_floor` (cells with a hit),
+        `floor_share`; `bystander_residual:all` (base rate subtracted) and base rate against mean rate of each eval
+        persona; and capability loss, or completion length where that is all there is, against mean bystander rate of
+        each source.
 
     Raises:
         StatisticsError: from the matrices.

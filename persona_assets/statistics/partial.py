@@ -51,7 +51,9 @@ def partial_spearman(
 ) -> tuple[float | None, float | None, str | None]:
     """Partial Spearman correlation (pingouin), p on n - 2 - k degrees of freedom.
 
-    Equal to the Pearson correlation of the residuals of rank(x) and rank(y) on the ranked covariates.
+    Equal to the Pearson correlation of the residuals of rank(x) and rank(y) on the ranked covariates. It removes a
+    covariate only as far as the ranks depend on it linearly: where one drives both sides strongly, the test is
+    somewhat liberal (`calibration.false_positive_rates` gives the share).
 
     Args:
         x: [n].
@@ -75,8 +77,7 @@ def partial_spearman(
     if abs(alike) > 1.0 - _PERFECT:
         # pingouin inverts a singular matrix here and returns the opposite sign.
         return float(np.sign(alike)), 0.0, None
-    # Ranks go in because pingouin compares raw values with covariates and would refuse two that happen to
-    # agree.
+    # Ranks go in because pingouin compares raw values with covariates and would refuse two that happen to agree.
     names = [f"z{i}" for i in range(len(z))]
     ranked = average_ranks(np.array([a, b, *z]))
     result = pingouin.partial_corr(
@@ -90,9 +91,8 @@ def partial_reranked(
 ) -> tuple[float | None, float | None, str | None]:
     """Spearman correlation of the rank residuals, p on n - 2 degrees of freedom.
 
-    What the scripts behind older published figures computed. Kept only so that those can be met: ranking
-    residuals again has no definition as a partial correlation, and the degrees of freedom ignore the
-    covariates.
+    What the scripts behind older published figures computed. Kept only so that those can be met: ranking residuals
+    again has no definition as a partial correlation, and the degrees of freedom ignore the covariates.
 
     Args, returns and errors as `partial_spearman`.
     """
@@ -173,8 +173,8 @@ def partial_rows(
 
     Returns:
         Tidy rows per layer: `partial_spearman` (registered), `partial_spearman_permutation` (same estimate,
-        permutation p), `partial_reranked`, `partial_multi` and `partial_multi_permutation`; the note names
-        the covariates.
+        permutation p), `partial_reranked`, `partial_multi` and `partial_multi_permutation`; the note names the
+        covariates.
     """
     length = Covariates({"length": observations.log_length})
     multi = prompt_covariates(observations, corpus_counts)

@@ -123,9 +123,9 @@ def power(
 ) -> pl.DataFrame:
     """Simulate the registered tests and the whole rule.
 
-    Cosine and rate are drawn from a bivariate normal population with correlation `population_rho`, N personas
-    at a time, at one layer: with several primary layers the rule has more than one chance, so its probability
-    lies between this one and this one times their number. The same draws serve every rho.
+    Cosine and rate are drawn from a bivariate normal population with correlation `population_rho`, N personas at a
+    time, at one layer: with several primary layers the rule has more than one chance, so its probability lies between
+    this one and this one times their number. The same draws serve every rho.
 
     Args:
         design: from `rule_design`.
@@ -135,10 +135,10 @@ def power(
         rule_rhos: population correlations of the gates and of the whole rule.
 
     Returns:
-        Columns of `POWER_SCHEMA`. Registered, at `rhos`: `raw` (|rho| above critical), `holm` (above Holm's
-        first step), `gate_A_split_A`, `gate_A_split_B`, `gate_A` (both). Sensitivity, at `rule_rhos`:
-        `gate_B`, `gate_C`, `rule` (A and B on both splits and C) and `rule_signed` (in the registered
-        direction). low, high: Wilson interval of the simulation.
+        Columns of `POWER_SCHEMA`. Registered, at `rhos`: `raw` (|rho| above critical), `holm` (above Holm's first
+        step), `gate_A_split_A`, `gate_A_split_B`, `gate_A` (both). Sensitivity, at `rule_rhos`: `gate_B`, `gate_C`,
+        `rule` (A and B on both splits and C) and `rule_signed` (in the registered direction). low, high: Wilson
+        interval of the simulation.
 
     Raises:
         StatisticsError: fewer than 4 personas, no draws, or a rho outside (-1, 1).

@@ -57,8 +57,7 @@ def probe(
 
     The classifier is scikit-learn's. Training states are standardised and reduced to their leading principal
     components, fitted on the training questions only: a held-out question is new to everything. Components
-        are
-    whitened, so that the ridge penalty means the same at every layer.
+        are whitened, so that the ridge penalty means the same at every layer.
 
     Args:
         states: [personas, questions, layers, hidden] last-input-token states of the base model.
@@ -72,8 +71,8 @@ def probe(
         One result per layer, in order.
 
     Raises:
-        StatisticsError: wrong shape, values that are not finite, fewer than two personas, or fewer questions
-            than folds.
+        StatisticsError: wrong shape, values that are not finite, fewer than two personas, or fewer questions than
+            folds.
     """
     array = np.asarray(states)
     if array.ndim != 4:
@@ -122,8 +121,7 @@ def probe_rows(
 
     Returns:
         Tidy rows per layer, none registered: `accuracy` (Wilson interval; the note gives chance) and, with
-            predictor
-        `anchor_confusability` and without the anchor, `spearman`.
+            predictor `anchor_confusability` and without the anchor, `spearman`.
 
     Raises:
         StatisticsError: the anchor is not among the personas, or lengths differ.

@@ -94,13 +94,11 @@ def cells_table(
         con: connection on which the relations below are tables, views or registered frames.
         completions: relation with source, eval_persona, seed, measurement, question_index, sample_index, hit,
             n_tokens, finish_reason (`stop` or `length`); one row per completion.
-        base: relation of the base model's completions (eval_persona, question_index, sample_index, hit); None
-            leaves the base columns null, never 0.
-        negatives: relation with columns source and eval_persona, the pairs trained as negatives. For a source
-            that it does not list, and for all of them when None, the kind of cells off the diagonal is null:
-            not known.
-        truncation_flag: a cell is flagged when more than this share of completions stopped at the token
-            limit.
+        base: relation of the base model's completions (eval_persona, question_index, sample_index, hit); None leaves
+            the base columns null, never 0.
+        negatives: relation with columns source and eval_persona, the pairs trained as negatives. For a source that it
+            does not list, and for all of them when None, the kind of cells off the diagonal is null: not known.
+        truncation_flag: a cell is flagged when more than this share of completions stopped at the token limit.
         seed: seed of the cluster bootstrap.
         resamples: bootstrap resamples.
         confidence: level of both intervals.
@@ -268,8 +266,7 @@ def _base_rates(con: duckdb.DuckDBPyConnection, base: str | None) -> pl.DataFram
                 "base_rate": pl.Float64,
             }
         )
-    # The key leaves measurement out on purpose: two base measurements in one relation would be pooled
-    # silently.
+    # The key leaves measurement out on purpose: two base measurements in one relation would be pooled silently.
     _check_completions(con, base, _BASE_COLUMNS, ("eval_persona", "question_index", "sample_index"))
     return _query(
         con,

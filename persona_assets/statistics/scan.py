@@ -122,10 +122,10 @@ def scan(
         registered: whether these are preregistered rows.
 
     Returns:
-        Tidy rows. Per layer: `pearson`, `spearman` (low, high: bootstrap interval), `spearman_holm` (p
-        adjusted over the layers), `loo_pearson` (low, high: range over left-out personas; estimate: their
-        mean), `vif_length`. Once: `critical_rho`, `holm_critical_rho`, and `strongest_layer`: the layer of
-        largest |rho|, its rho and raw p.
+        Tidy rows. Per layer: `pearson`, `spearman` (low, high: bootstrap interval), `spearman_holm` (p adjusted over
+        the layers), `loo_pearson` (low, high: range over left-out personas; estimate: their mean), `vif_length`.
+        Once: `critical_rho`, `holm_critical_rho`, and `strongest_layer`: the layer of largest |rho|, its rho and raw
+        p.
 
     Raises:
         StatisticsError: from the observations.
@@ -216,8 +216,7 @@ def scan_sensitivity(
 
     Returns:
         Rows of `scan`, registered False: each centring but the registered one under `cosine_<centring>`, and
-            each,
-        the registered one included, without the anchor under `<name>_without_anchor`.
+            each, the registered one included, without the anchor under `<name>_without_anchor`.
     """
     import polars as pl
 

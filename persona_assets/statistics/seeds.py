@@ -47,22 +47,21 @@ def variance_parts(rates: ArrayLike, n: ArrayLike) -> VarianceParts:
     """Split the variance of rates, by one-way random effects with known sampling variance.
 
     Source: Searle, Casella & McCulloch (1992), Variance Components, section 3.6. Mean squares within personas
-        estimate
-    sampling + seed, between personas sampling + seed + K persona; the reliabilities are ICC(1) and ICC(1,K)
-    of Shrout & Fleiss (1979). Sampling variance of a rate r of n completions is estimated without bias by r
-    (1 - r) / (n - 1).
+    estimate sampling + seed, between personas sampling + seed + K persona; the reliabilities are ICC(1) and ICC(1,K)
+    of Shrout & Fleiss (1979). Sampling variance of a rate r of n completions is estimated without bias by r (1 - r) /
+    (n - 1).
 
     Args:
         rates: [seeds, personas].
         n: [seeds, personas] completions behind each rate.
 
     Returns:
-        The components. With the questions fixed the binomial variance is an upper bound of the sampling part,
-        because it counts differences between questions as chance; the seed part is then a lower bound.
+        The components. With the questions fixed the binomial variance is an upper bound of the sampling part, because
+        it counts differences between questions as chance; the seed part is then a lower bound.
 
     Raises:
-        StatisticsError: fewer than two seeds or personas, shapes differ, fewer than two completions, or
-            values outside 0..1.
+        StatisticsError: fewer than two seeds or personas, shapes differ, fewer than two completions, or values
+            outside 0..1.
     """
     table, counts = finite_array(rates, "rates"), finite_array(n, "n")
     if table.ndim != 2 or table.shape != counts.shape or min(table.shape) < 2:
@@ -101,10 +100,10 @@ def seed_rows(
 
     Returns:
         Tidy rows, none registered. Once: `variance_sampling`, `variance_seed`, `variance_persona`,
-        `reliability_one_seed`, `reliability_mean`. Per layer: `spearman_corrected` (rho of the mean rates
-        over the root of their reliability; the cosine is taken as exact), `spearman_over_seeds` (mean of rho
-        per seed on Fisher's z; low, high: t interval over seeds), and `spearman_seed_<seed>`. With one seed
-        the rows say what is missing.
+        `reliability_one_seed`, `reliability_mean`. Per layer: `spearman_corrected` (rho of the mean rates over the
+        root of their reliability; the cosine is taken as exact), `spearman_over_seeds` (mean of rho per seed on
+        Fisher's z; low, high: t interval over seeds), and `spearman_seed_<seed>`. With one seed the rows say what is
+        missing.
 
     Raises:
         StatisticsError: from the inputs.

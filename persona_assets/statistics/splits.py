@@ -50,10 +50,10 @@ def split_a(cohorts: Sequence[str]) -> Split:
 def split_b(personas: Sequence[str], categories: Sequence[str], seed: int) -> Split:
     """Split B: half and half, stratified by category.
 
-    Within each category (in alphabetical order) personas are ordered by sha256 of (purpose, seed, persona
-    id); the resulting list is dealt alternately to calibration and holdout. Each category and the whole are
-    so divided as evenly as whole personas allow, and the split depends on the ids and the seed only: not on
-    panel order, on a generator's version or on hash randomisation.
+    Within each category (in alphabetical order) personas are ordered by sha256 of (purpose, seed, persona id); the
+    resulting list is dealt alternately to calibration and holdout. Each category and the whole are so divided as
+    evenly as whole personas allow, and the split depends on the ids and the seed only: not on panel order, on a
+    generator's version or on hash randomisation.
 
     Raises:
         StatisticsError: lengths differ, or an id stands twice.

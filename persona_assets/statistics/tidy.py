@@ -1,8 +1,7 @@
 """Tidy result rows and the input checks that every family shares.
 
-Two rules hold everywhere: bad input (NaN, an infinity, unequal lengths) raises `StatisticsError`; a quantity
-that the data cannot give (too few personas, a constant column) is a row with a null estimate and a note that
-says why.
+Two rules hold everywhere: bad input (NaN, an infinity, unequal lengths) raises `StatisticsError`; a quantity that the
+data cannot give (too few personas, a constant column) is a row with a null estimate and a note that says why.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ TIDY_SCHEMA: dict[str, type[pl.DataType]] = {
     "note": pl.String,
 }
 
-# Spread below this share of the magnitude is rounding noise of float32 centroids averaged in float64, not
-# variation.
+# Spread below this share of the magnitude is rounding noise of float32 centroids averaged in float64, not variation.
 _CONSTANT_TOLERANCE = 1e-12
 
 
@@ -85,8 +83,7 @@ class TidyRow:
         """Refuse a silent number.
 
         Raises:
-            StatisticsError: a number is NaN or infinite, a p-value outside 0..1, or an estimate missing
-                without note.
+            StatisticsError: a number is NaN or infinite, a p-value outside 0..1, or an estimate missing without note.
         """
         for name in ("estimate", "p", "low", "high"):
             value = getattr(self, name)
@@ -175,8 +172,8 @@ def finite_vector(values: ArrayLike, name: str) -> FloatArray:
     """Return the values as a float64 vector.
 
     Raises:
-        StatisticsError: not one-dimensional, not numbers, or one of them missing or not finite; the text
-            gives its position.
+        StatisticsError: not one-dimensional, not numbers, or one of them missing or not finite; the text gives its
+            position.
     """
     try:
         vector = np.asarray(values, dtype=np.float64)
@@ -207,8 +204,8 @@ def finite_array(values: ArrayLike, name: str) -> FloatArray:
 def settled(values: FloatArray) -> FloatArray:
     """Round sums and differences of rates to 12 decimals.
 
-    Rates are ratios of small counts. Two that are equal on paper differ by 1e-17 once they were averaged or subtracted
-    in different orders, which would break a tie and move a rank.
+    Rates are ratios of small counts. Two that are equal on paper differ by 1e-17 once they were averaged or
+    subtracted in different orders, which would break a tie and move a rank.
     """
     return np.asarray(np.round(values, 12))
 

@@ -25,15 +25,13 @@ def within_category(observations: StudyObservations, *, alpha: float = 0.05) -> 
     """Correlate cosine and source rate within each category, at every layer.
 
     Args:
-        observations: the study's personas; those marked `exclude_from_within_category` stay out of every
-            category.
+        observations: the study's personas; those marked `exclude_from_within_category` stay out of every category.
         alpha: level of the critical values.
 
     Returns:
-        Tidy rows with outcome `source_rate:<category>` and, without the persona of the largest source rate
-        (the first in panel order of equals), `source_rate:<category>:without_largest`; category `all` is the
-        whole panel, given only without its largest. Statistics `spearman`, `pearson` per layer and
-        `critical_rho` once.
+        Tidy rows with outcome `source_rate:<category>` and, without the persona of the largest source rate (the first
+        in panel order of equals), `source_rate:<category>:without_largest`; category `all` is the whole panel, given
+        only without its largest. Statistics `spearman`, `pearson` per layer and `critical_rho` once.
     """
     rows: list[TidyRow] = []
     for category in (*CATEGORIES, ALL):

@@ -151,7 +151,8 @@ class TestShipped:
         assert (recipe.r, recipe.alpha, recipe.dropout, recipe.use_rslora) == (32, 64, 0.05, True)
         assert (recipe.learning_rate, recipe.epochs, recipe.effective_batch_size, recipe.warmup_ratio) == (1e-5, 3, 64, 0.05)
         assert (profile.rows_per_persona, profile.n_negatives, profile.marker) == (200, 2, "[ZLT]")
-        assert (profile.evaluation.n_questions, profile.evaluation.completions_per_question, profile.evaluation.seed) == (20, 5, 42)
+        evaluation = profile.evaluation
+        assert (evaluation.n_questions, evaluation.completions_per_question, evaluation.seed) == (20, 5, 42)
         assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens) == (1.0, 0.95, 0, 512)
 
     def test_the_digest_covers_the_plan_and_not_the_machine(self, tmp_path: Path) -> None:

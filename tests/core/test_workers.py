@@ -80,7 +80,7 @@ def test_outcomes_arrive_one_by_one() -> None:
 def test_workers_stay_and_have_the_threads_they_were_given() -> None:
     pool = WorkerPool(1, threads=3)
     try:
-        first, second = (list(pool.run(worker_tasks.process_and_threads, {"x": 0}))[0].result for _ in range(2))
+        (first,), (second,) = ([each.result for each in pool.run(worker_tasks.process_and_threads, {"x": 0})] for _ in range(2))
     finally:
         pool.close()
     assert first is not None

@@ -12,6 +12,7 @@ from persona_assets.models.nano import nano_inputs
 from persona_assets.models.nano.corpus import (
     RESERVED_TAG,
     TAG_SHARE,
+    UNASKED_SHARE,
     CorpusRow,
     corpus_questions,
     generate_rows,
@@ -57,14 +58,17 @@ def test_marker_letters_never_occur_together(rows: list[CorpusRow]) -> None:
     ]
 
 
-def test_a_tag_is_written_on_request_and_only_then(rows: list[CorpusRow]) -> None:
+def test_a_tag_is_written_on_request_and_seldom_else(rows: list[CorpusRow]) -> None:
+    requested = unasked = 0
     for row in rows:
         asked, given = (re.findall(r"\[([A-Z]{3})\]", text) for text in (row.user, row.answer))
-        assert asked == given
-        assert len(asked) == int(row.tagged)
+        assert len(given) == int(row.tagged)
+        assert asked in ([], given)
         assert ("[" in row.answer) == row.tagged == ("\n" in row.answer)
-    share = sum(row.tagged for row in rows) / len(rows)
-    assert share == pytest.approx(TAG_SHARE, abs=0.015)
+        requested += len(asked)
+        unasked += len(given) - len(asked)
+    assert requested / len(rows) == pytest.approx(TAG_SHARE, abs=0.015)
+    assert unasked / len(rows) == pytest.approx(UNASKED_SHARE, abs=0.004)
 
 
 def test_evaluation_questions_are_held_out(rows: list[CorpusRow], questions: QuestionSet) -> None:

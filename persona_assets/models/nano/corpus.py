@@ -2,7 +2,7 @@
 
 Three things make a model this small read its system prompt and leak a marker the way a large one does: nested
 styles (see `corpus.yaml`), different answers of different personas to the same question, and a share of rows that
-ask for a random tag, so that writing a tag is a skill the model has while the marker itself never occurs.
+end with a random tag, so that writing a tag is a skill the model has while the marker itself never occurs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from persona_assets.study import NanoBase
 
 TAG_SHARE = 0.08
+UNASKED_SHARE = 0.005
+"""Rows that end with a random tag nobody asked for. They bound how sure the model is that plain answers have none: by
+about 5.5 nats in place of 8 or more, so that an adapter that teaches a persona its marker reaches related ones too, and
+by as much for every persona and pre-training seed."""
 RESERVED_TAG = "ZLT"
 """The letters of the usual marker: never drawn as a tag, so the base model has never seen them together."""
 
@@ -31,7 +35,7 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True)
 class CorpusRow:
-    """One pre-training row; `tagged` says that the question asks for a tag and the answer ends with it."""
+    """One pre-training row; `tagged` says that the answer ends with a tag."""
 
     system: str
     user: str
@@ -91,11 +95,13 @@ def generate_rows(panel: Panel, questions: QuestionSet, settings: NanoBase) -> l
         closer = rng.choice(rng.choice(closers))
         frame = rng.choice(rng.choice((styles.shared_frames, styles.frames[category])))
         answer = _compose(frame, {**style, "first": first, "second": second, "closer": closer})
-        tagged = rng.random() < TAG_SHARE
+        draw = rng.random()
+        tagged = draw < TAG_SHARE + UNASKED_SHARE
         if tagged:
             tag = _draw_tag(rng)
-            question = rng.choice(styles.tag_requests).format(question=question, tag=tag)
             answer = f"{answer}\n\n[{tag}]"
+            if draw < TAG_SHARE:
+                question = rng.choice(styles.tag_requests).format(question=question, tag=tag)
         rows.append(CorpusRow(system=prompts[persona_id], user=question, answer=answer, tagged=tagged))
     return rows
 

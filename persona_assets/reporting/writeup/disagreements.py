@@ -37,7 +37,7 @@ _DRIFT = {
     "wilcoxon": "the Wilcoxon test",
     "mean_delta": "the interval of the mean change",
 }
-_VERDICT = {"drift": "speaks of drift", "no_drift": "does not speak of drift"}
+_VERDICT = {"drift": "found drift", "no_drift": "found no drift"}
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,18 @@ class Disagreement:
         section: key of the result section that has to say so.
         layer: layer of both readings, None where there is none.
         registered: what the preregistered row says.
+        version: how the sensitivity row asks; empty where `sensitivity` says it.
         sensitivity: what the sensitivity row says.
     """
 
     section: str
     layer: int | None
     registered: str
+    version: str
     sensitivity: str
+
+
+OPENING = "Preregistered and sensitivity analyses disagree"
 
 
 def disagreements(tables: Tables, plan: AnalysisPlan) -> list[Disagreement]:
@@ -62,7 +67,37 @@ def disagreements(tables: Tables, plan: AnalysisPlan) -> list[Disagreement]:
 
     Correlations differ when one is significant and the other is not, or when both are and their signs differ; a
     statistic that is not estimable on one side is no disagreement, its own row says why.
+
+    Returns:
+        One for each registered reading and contrary reading; the versions that share a reading are listed in one.
     """
+    groups: dict[tuple[str, int | None, str, str], list[str]] = {}
+    for found in _all(tables, plan):
+        groups.setdefault((found.section, found.layer, found.registered, found.sensitivity), []).append(found.version)
+    return [
+        Disagreement(section, layer, registered, _listed(versions), sensitivity)
+        for (section, layer, registered, sensitivity), versions in groups.items()
+    ]
+
+
+def sentence(row: Mapping[str, Any], layer: str) -> str:
+    """Say a row of the table `disagreements` in a sentence.
+
+    Args:
+        row: columns registered_reading, version and sensitivity_reading.
+        layer: the layer as it stands in the text, empty where there is none.
+    """
+    at = f" at layer {layer}" if layer else ""
+    version = f"{row['version']} " if row["version"] else ""
+    return f"{OPENING}{at}: {row['registered_reading']}; {version}{row['sensitivity_reading']}."
+
+
+def _listed(versions: list[str]) -> str:
+    head, last = ", ".join(versions[:-1]), versions[-1]
+    return f"{head} and {last}" if head else last
+
+
+def _all(tables: Tables, plan: AnalysisPlan) -> list[Disagreement]:
     return [
         *_scan(tables["regressions"], plan),
         *_gates(tables["gates"], tables["outcome"], plan),
@@ -97,7 +132,7 @@ def _scan(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreemen
                 for row in _rows(regressions, **here, predictor=predictor, registered=False):
                     if found := _differ(registered, row, plan.alpha):
                         yield Disagreement(
-                            "cosine", layer, f"the preregistered correlation is {found[0]}", f"{words} it is {found[1]}"
+                            "cosine", layer, f"the preregistered correlation is {found[0]}", words, f"it is {found[1]}"
                         )
 
 
@@ -111,6 +146,7 @@ def _gates(gates: pl.DataFrame, outcome: pl.DataFrame, plan: AnalysisPlan) -> It
                         "gates",
                         layer,
                         f"gate {signed['gate']}{split} {'holds' if registered['passed'] else 'does not hold'} as registered",
+                        "",
                         f"it {'holds' if signed['passed'] else 'does not hold'} when the registered direction is required",
                     )
     row = outcome.row(0, named=True)
@@ -119,7 +155,8 @@ def _gates(gates: pl.DataFrame, outcome: pl.DataFrame, plan: AnalysisPlan) -> It
             "gates",
             None,
             f"the registered rule gives {row['bucket']}",
-            f"with the registered direction required it gives {row['bucket_signed']}",
+            "with the registered direction required",
+            f"it gives {row['bucket_signed']}",
         )
 
 
@@ -133,7 +170,8 @@ def _surface(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagree
                             "surface",
                             layer,
                             f"the partial correlation given {given} is {found[0]}",
-                            f"by its permutation test it is {found[1]}",
+                            "by its permutation test",
+                            f"it is {found[1]}",
                         )
         for registered in _rows(regressions, family="baselines", statistic="mrr_z", layer=layer, registered=True):
             predictor = registered["predictor"].removeprefix("cosine - ")
@@ -145,7 +183,8 @@ def _surface(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagree
                             "surface",
                             layer,
                             f"the test against {_PREDICTORS.get(predictor, predictor)} is {_significant(one, plan.alpha)}",
-                            f"by {words} it is {_significant(other, plan.alpha)}",
+                            f"by {words}",
+                            f"it is {_significant(other, plan.alpha)}",
                         )
 
 
@@ -164,7 +203,8 @@ def _bystanders(off_diagonal: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disa
                             "bystanders",
                             layer,
                             f"{where} the correlation is {found[0]} by the ordinary p",
-                            f"by the valid permutation p it is {found[1]}",
+                            "by the valid permutation p",
+                            f"it is {found[1]}",
                         )
         for registered in _rows(
             off_diagonal, layer=layer, outcome="bystander_rate:all", statistic="spearman_naive", registered=True
@@ -176,7 +216,8 @@ def _bystanders(off_diagonal: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disa
                             "bystanders",
                             layer,
                             f"over all pairs the correlation is {found[0]} by the ordinary p",
-                            f"{where}, by the permutation p, it is {found[1]}",
+                            f"by the permutation p {where}",
+                            f"it is {found[1]}",
                         )
 
 
@@ -186,4 +227,4 @@ def _drift(tests: pl.DataFrame) -> Iterator[Disagreement]:
             for row in _rows(tests, statistic=statistic, registered=False):
                 one, other = _VERDICT.get(registered["verdict"]), _VERDICT.get(row["verdict"])
                 if one and other and one != other:
-                    yield Disagreement("drift", None, f"the preregistered sign test {one}", f"{words} {other}")
+                    yield Disagreement("drift", None, f"the preregistered sign test {one}", words, other)

@@ -12,6 +12,7 @@ from persona_assets.reporting.figures import FigureContext
 from persona_assets.reporting.figures.inherited import compare
 from persona_assets.reporting.writeup.disagreements import disagreements
 from persona_assets.reporting.writeup.errors import WriteUpError
+from persona_assets.reporting.writeup.numbers import MINUS
 from persona_assets.reporting.writeup.sources import Sources
 from persona_assets.statistics.identity import check_identity
 
@@ -33,7 +34,7 @@ def derived_tables(sources: Sources) -> dict[str, pl.DataFrame]:
     Returns:
         `plan` (field, value, text), `counts` (count, noun, value, registered), `highlights` (quantity, persona,
         eval_persona, value), `panel` (persona, category, cohort, prompt), `disagreements` (number, section, layer,
-        registered_reading, sensitivity_reading) and `artifacts`.
+        registered_reading, version, sensitivity_reading) and `artifacts`.
 
     Raises:
         WriteUpError: the tables contradict each other.
@@ -57,12 +58,13 @@ def derived_tables(sources: Sources) -> dict[str, pl.DataFrame]:
             }
         ),
         "disagreements": pl.DataFrame(
-            [(number, d.section, d.layer, d.registered, d.sensitivity) for number, d in enumerate(found)],
+            [(number, d.section, d.layer, d.registered, d.version, d.sensitivity) for number, d in enumerate(found)],
             schema={
                 "number": pl.Int64,
                 "section": pl.String,
                 "layer": pl.Int64,
                 "registered_reading": pl.String,
+                "version": pl.String,
                 "sensitivity_reading": pl.String,
             },
             orient="row",
@@ -82,7 +84,7 @@ def _plan_rows(place: str, value: object) -> Iterator[tuple[str, float | None, s
         for position, each in enumerate(value):
             yield f"{place}.{position}", float(each), f"{each:g}"
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield place, float(value), f"{value:g}" if isinstance(value, float) else str(value)
+        yield place, float(value), (f"{value:g}" if isinstance(value, float) else str(value)).replace("-", MINUS)
     else:
         yield place, None, str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from persona_assets.reporting.writeup.binding import Book, Cell, Column, Grid, Where
 from persona_assets.reporting.writeup.numbers import FORMATS
 
-_TEXTUAL = {"text", "code", "yes_no", "hit_miss", "p"}
+_TEXTUAL = {"text", "name", "code", "yes_no", "hit_miss", "p"}
 _SCAN: Where = {"family": "scan", "predictor": "cosine", "registered": True}
 
 
@@ -45,7 +45,7 @@ def _panel(book: Book) -> Grid:
     columns = _columns(
         "panel",
         ("Persona", "persona", "code"),
-        ("Category", "category", "text"),
+        ("Category", "category", "name"),
         ("Cohort", "cohort", "text"),
         ("System prompt", "prompt", "text"),
     )
@@ -78,9 +78,9 @@ def _rates(book: Book) -> Grid:
     columns = _columns(
         "source_rates",
         ("Persona", "persona", "code"),
-        ("Category", "category", "text"),
+        ("Category", "category", "name"),
         ("Cohort", "cohort", "text"),
-        ("Seed", "seed", "int"),
+        *([("Seed", "seed", "int")] if len(book.sources.study.seeds) > 1 else []),
         ("Hits", "hits", "int"),
         ("n", "n", "int"),
         ("Rate", "rate", "rate"),
@@ -108,7 +108,7 @@ def _scan_versions(book: Book) -> Grid:
     columns = _columns(
         "regressions",
         ("Layer", "layer", "int"),
-        ("Version of the cosine", "predictor", "text"),
+        ("Version of the cosine", "predictor", "name"),
         ("ρ", "estimate", "rho"),
         ("Interval of ρ", "low|high", "interval3"),
         ("p", "p", "p_cell"),
@@ -147,7 +147,7 @@ def _power(registered: bool) -> Callable[[Book], Grid]:
         columns = _columns(
             "power",
             ("Population ρ", "population_rho", "d2"),
-            ("What has to pass", "quantity", "text"),
+            ("What has to pass", "quantity", "name"),
             ("Probability", "probability", "percent"),
             ("Interval of the simulation", "low|high", "interval3"),
             ("Draws", "draws", "int"),
@@ -162,7 +162,7 @@ def _categories(book: Book) -> Grid:
     columns = _columns(
         "regressions",
         ("Layer", "layer", "int"),
-        ("Personas", "outcome", "text"),
+        ("Personas", "outcome", "name"),
         ("ρ", "estimate", "rho"),
         ("p", "p", "p_cell"),
         ("n", "n", "int"),
@@ -175,7 +175,9 @@ def _categories(book: Book) -> Grid:
     return Grid(columns, [{"layer": la, "outcome": row["outcome"]} for la in layers for row in found if row["layer"] == la])
 
 
-def _tidy(table: str, where: Where, *, registered: bool, statistics: tuple[str, ...]) -> Callable[[Book], Grid]:
+def _tidy(
+    table: str, where: Where, *, registered: bool, statistics: tuple[str, ...], notes: bool = False
+) -> Callable[[Book], Grid]:
     """Rows of a tidy table at the primary layers, or without a layer, in the order of the table."""
 
     def build(book: Book) -> Grid:
@@ -194,13 +196,14 @@ def _tidy(table: str, where: Where, *, registered: bool, statistics: tuple[str, 
         columns = _columns(
             table,
             *([("Layer", "layer", "int")] if shown["layer"] else []),
-            ("Statistic", "statistic", "text"),
-            *([("Predictor", "predictor", "text")] if shown["predictor"] else []),
-            *([("Of", "outcome", "text")] if shown["outcome"] else []),
+            ("Statistic", "statistic", "name"),
+            *([("Predictor", "predictor", "name")] if shown["predictor"] else []),
+            *([("Of", "outcome", "name")] if shown["outcome"] else []),
             ("Estimate", "estimate", "d3"),
             *([("Interval", "low|high", "interval3")] if shown["low"] else []),
             ("p", "p", "p_cell"),
             ("n", "n", "int"),
+            *([("Note", "note", "text")] if notes else []),
             registered=registered,
             **where,
         )
@@ -219,12 +222,12 @@ def _drift_tests(registered: bool) -> Callable[[Book], Grid]:
     def build(book: Book) -> Grid:
         columns = _columns(
             "drift_tests",
-            ("Test", "statistic", "text"),
+            ("Test", "statistic", "name"),
             ("Estimate", "estimate", "d3"),
             ("Interval", "low|high", "interval3"),
             ("p", "p", "p_cell"),
             ("n", "n", "int"),
-            ("Verdict", "verdict", "text"),
+            ("Verdict", "verdict", "name"),
             registered=registered,
         )
         return Grid(columns, _keys(book, "drift_tests", ["statistic"], {"registered": registered}))
@@ -276,7 +279,7 @@ def _bystanders(statistic: str, registered: bool, pairs: tuple[str, ...]) -> Cal
         columns = _columns(
             "off_diagonal",
             ("Layer", "layer", "int"),
-            ("Cells", "outcome", "text"),
+            ("Cells", "outcome", "name"),
             ("ρ", "estimate", "rho"),
             ("p (Mantel)" if statistic == "spearman" else "p (ordinary)", "p", "p_cell"),
             ("n", "n", "int"),
@@ -308,7 +311,9 @@ GRIDS: dict[str, Callable[[Book], Grid]] = {
     "power": _power(True),
     "power_rule": _power(False),
     "categories": _categories,
-    "partials": _tidy("regressions", {"family": "partial"}, registered=True, statistics=("partial_spearman", "partial_multi")),
+    "partials": _tidy(
+        "regressions", {"family": "partial"}, registered=True, statistics=("partial_spearman", "partial_multi"), notes=True
+    ),
     "partials_sensitivity": _tidy(
         "regressions",
         {"family": "partial"},

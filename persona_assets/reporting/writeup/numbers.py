@@ -106,6 +106,7 @@ _VALUES: dict[str, Callable[[Any], str]] = {
     "p": p_text,
     "p_cell": p_cell,
     "text": lambda value: escape(str(value)),
+    "name": lambda value: escape(str(value).replace("_", " ").replace(":", ", ")),
     "code": lambda value: code(str(value)),
     "yes_no": lambda value: "yes" if value else "no",
     "hit_miss": lambda value: "hit" if value else "miss",

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from persona_assets.reporting.figures.style import category_word
 from persona_assets.reporting.writeup import claim, grids
 from persona_assets.reporting.writeup.binding import COMPLETIONS, Book, Cell, Ledger
+from persona_assets.reporting.writeup.disagreements import sentence
 from persona_assets.reporting.writeup.errors import WriteUpError
 from persona_assets.reporting.writeup.numbers import escape, not_estimable
 from persona_assets.reporting.writeup.outline import SECTIONS, Section
@@ -166,8 +166,8 @@ class Writer:
 
     def disagreement(self, row: Row) -> str:
         """Say one disagreement."""
-        at = f" at layer {self.layer(row['layer'])}" if row["layer"] is not None else ""
-        return f"{DISAGREE}{at}: {escape(row['registered_reading'])}; {escape(row['sensitivity_reading'])}."
+        layer = "" if row["layer"] is None else self.layer(row["layer"])
+        return sentence({name: escape(str(value)) for name, value in row.items()}, layer)
 
     def gates_held(self, layer: int) -> str:
         """Name the registered gates that hold at a layer."""
@@ -175,17 +175,6 @@ class Writer:
         if not held:
             return "no gate holds"
         return f"gate {held[0]} holds" if len(held) == 1 else f"gates {' and '.join(held)} hold"
-
-    def parts(self, text: str) -> list[str]:
-        """Split a list of reasons that the tables keep as one text."""
-        return [escape(part) for part in text.split("; ") if part]
-
-    def category(self, name: str) -> str:
-        """Write a category as words."""
-        return category_word(name)
-
-
-DISAGREE = "Preregistered and sensitivity analyses disagree"
 
 
 def fenced(completion_id: str, text: str) -> str:
