@@ -120,20 +120,28 @@ def compute_geometry(data: StudyData) -> Tables:
 def compute_regressions(data: StudyData) -> Tables:
     """Tables `regressions` and `probe` from `source_rates`, `geometry` and the per-question vectors."""
     from persona_assets.statistics.analysis import Extras, completions_of, regressions
-    from persona_assets.statistics.probe import FOLDS, probe, probe_rows
+    from persona_assets.statistics.baselines import surface_predictors
+    from persona_assets.statistics.probe import FOLDS, probe, probe_comparisons, probe_rows
 
     study, plan = data.study, data.study.analysis
     frames = checked_frames(data, study)
     observed = {centring: frames.observations(study.panel.anchor, centring) for centring in frames.centrings()}
     panel = observed["panel"]
     states = np.stack([vectors(data, persona)["question_vectors"] for persona in study.panel.ids])
-    tokens = token_ids(base_tokenizer(data), [persona.prompt for persona in study.panel])
+    tokens = [set(ids) for ids in token_ids(base_tokenizer(data), [persona.prompt for persona in study.panel])]
+    assert panel.prompts is not None
+    surface = surface_predictors(panel.prompts, study.panel[study.panel.anchor].prompt, tokens)
     results = probe(states, seed=plan.seed, layers=panel.layers, folds=min(FOLDS, states.shape[1]))
     return {
         "regressions": regressions(
-            observed, plan, completions=completions_of(frames, panel), extras=Extras(token_ids=[set(ids) for ids in tokens])
+            observed, plan, completions=completions_of(frames, panel), extras=Extras(token_ids=tokens)
         ),
-        "probe": probe_rows(results, panel.personas, study.panel.anchor, panel.rate, states.shape[1]),
+        "probe": pl.concat(
+            [
+                probe_rows(results, panel.personas, study.panel.anchor, panel.rate, states.shape[1]),
+                probe_comparisons(results, panel, surface, plan.primary_layers),
+            ]
+        ),
     }
 
 

@@ -23,7 +23,7 @@ VERSIONS = {
     "eval_cells": "1",
     "source_rates": "1",
     "geometry": "1",
-    "regressions": "1",
+    "regressions": "2",
     "off_diagonal": "1",
     "power": "1",
     "attenuation": "1",

@@ -133,25 +133,53 @@ def baseline_rows(
 
 def _tests(observations: StudyObservations, layer: int, name: str, x: FloatArray) -> list[TidyRow]:
     row = RowTemplate(FAMILY, observations.n, f"cosine - {name}", OUTCOME)
+    if not observations.has_layer(layer):
+        missing = f"not estimable: layer {layer} was not measured"
+        return [
+            row(statistic + suffix, layer, registered=statistic == "mrr_z" and not suffix, note=missing)
+            for suffix in ("", "_pearson")
+            for statistic in TESTS
+        ]
+    return compare_predictors(row, layer, ("cosine", observations.at(layer)), (name, x), observations.rate, registered=True)
+
+
+def compare_predictors(
+    row: RowTemplate,
+    layer: int,
+    first: tuple[str, FloatArray],
+    second: tuple[str, FloatArray],
+    rate: FloatArray,
+    *,
+    registered: bool,
+) -> list[TidyRow]:
+    """Test whether two predictors measured on the same personas correlate differently with the source rate.
+
+    Args:
+        row: template that carries family, n and predictor.
+        layer: layer of the rows.
+        first: name and [N] values.
+        second: name and [N] values.
+        rate: [N] source rates.
+        registered: whether the registered test (`mrr_z` on Spearman correlations) is a registered row here.
+
+    Returns:
+        The three tests on Spearman correlations and, with `_pearson` appended, on Pearson correlations. Positive: the
+        first predictor's correlation is the larger.
+    """
     rows = []
     for suffix, function in (("", spearman), ("_pearson", pearson)):
-        correlations: tuple[float, float, float] | None = None
-        why = None if observations.has_layer(layer) else f"not estimable: layer {layer} was not measured"
-        if why is None:
-            cosine = observations.at(layer)
-            pairs = [function(cosine, observations.rate), function(x, observations.rate), function(cosine, x)]
-            why = next((note for _, _, note in pairs if note), None)
-            first, second, between = (estimate for estimate, _, _ in pairs)
-            if first is not None and second is not None and between is not None:
-                correlations = (first, second, between)
+        (r1, _, why1), (r2, _, why2), (rx, _, why3) = (
+            function(first[1], rate),
+            function(second[1], rate),
+            function(first[1], second[1]),
+        )
         for statistic, test in TESTS.items():
-            registered = statistic == "mrr_z" and not suffix
-            if why is not None or correlations is None:
-                rows.append(row(statistic + suffix, layer, registered=registered, note=why))
+            marked = registered and statistic == "mrr_z" and not suffix
+            if r1 is None or r2 is None or rx is None:
+                rows.append(row(statistic + suffix, layer, registered=marked, note=why1 or why2 or why3))
                 continue
-            r1, r2, rx = correlations
-            result = test(r1, r2, rx, observations.n)
-            text = f"cosine {r1:.4f}, {name} {r2:.4f}, between them {rx:.4f}"
+            result = test(r1, r2, rx, len(rate))
+            text = f"{first[0]} {r1:.4f}, {second[0]} {r2:.4f}, between them {rx:.4f}"
             note = result.reason or text
-            rows.append(row(statistic + suffix, layer, result.statistic, p=result.p, registered=registered, note=note))
+            rows.append(row(statistic + suffix, layer, result.statistic, p=result.p, registered=marked, note=note))
     return rows

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from persona_assets.hashing import derive_seed
+from persona_assets.statistics.baselines import compare_predictors
 from persona_assets.statistics.correlations import spearman
 from persona_assets.statistics.intervals import wilson
 from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, generator, tidy_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import polars as pl
     from numpy.typing import ArrayLike
 
+    from persona_assets.statistics.observations import StudyObservations
     from persona_assets.statistics.tidy import FloatArray, IntArray
 
 FAMILY = "probe"
@@ -150,6 +152,46 @@ def probe_rows(
         )
         rho, p, why = spearman(anchor_confusability(result, position)[others], rate[others])
         rows.append(row("spearman", result.layer, rho, p=p, note=why or "without the anchor"))
+    return tidy_frame(rows)
+
+
+def probe_comparisons(
+    results: Sequence[ProbeResult],
+    observations: StudyObservations,
+    predictors: Mapping[str, FloatArray],
+    primary_layers: Sequence[int],
+) -> pl.DataFrame:
+    """Compare the confusability with the anchor with the cosine and the surface predictors, by the dependent tests.
+
+    Args:
+        results: of `probe`.
+        observations: the study's personas, in the order of the states.
+        predictors: from `surface_predictors`, [N] each in the same order.
+        primary_layers: layers to compare at.
+
+    Returns:
+        Rows of `compare_predictors` per layer, none registered and all without the anchor: predictor
+        `cosine - anchor_confusability`, and `anchor_confusability - <name>` for each surface predictor.
+
+    Raises:
+        StatisticsError: the anchor is not among the personas.
+    """
+    if observations.anchor not in observations.personas:
+        raise StatisticsError(f"probe: the anchor {observations.anchor!r} is not among the personas.")
+    position = observations.personas.index(observations.anchor)
+    others = np.arange(observations.n) != position
+    by_layer = {result.layer: anchor_confusability(result, position)[others] for result in results}
+    rate, n = observations.rate[others], int(others.sum())
+    rows: list[TidyRow] = []
+    for layer in primary_layers:
+        if layer not in by_layer or not observations.has_layer(layer):
+            continue
+        probed = ("anchor_confusability", by_layer[layer])
+        pairs = [(("cosine", observations.at(layer)[others]), probed)]
+        pairs += [(probed, (name, values[others])) for name, values in predictors.items()]
+        for first, second in pairs:
+            row = RowTemplate(FAMILY, n, f"{first[0]} - {second[0]}", OUTCOME)
+            rows += compare_predictors(row, layer, first, second, rate, registered=False)
     return tidy_frame(rows)
 
 

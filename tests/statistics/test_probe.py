@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from persona_assets.statistics.probe import anchor_confusability, probe, probe_rows
+from persona_assets.statistics.dependent_correlations import mrr_z
+from persona_assets.statistics.observations import StudyObservations
+from persona_assets.statistics.probe import anchor_confusability, probe, probe_comparisons, probe_rows
 from persona_assets.statistics.tidy import StatisticsError, generator
 
 
@@ -79,3 +81,35 @@ def test_rows() -> None:
 def test_bad_states_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(StatisticsError, match=message):
         probe(array, seed=1)
+
+
+def test_confusability_is_compared_by_the_dependent_tests_without_the_anchor() -> None:
+    results = probe(states(1.0, personas=8), seed=1, layers=(10, 20))
+    random = np.random.default_rng(5)
+    observed = StudyObservations(
+        personas=tuple("abcdefgh"),
+        categories=("occupational",) * 8,
+        cohorts=("new",) * 8,
+        anchor="b",
+        layers=(10, 20),
+        rate=random.random(8),
+        cosine=random.uniform(-1, 1, (2, 8)),
+        prompt_tokens=np.full(8, 6.0),
+        seeds=(42,),
+        rate_by_seed=random.random((1, 8)),
+        within_excluded=np.zeros(8, dtype=bool),
+    )
+    surface = {"token_jaccard": random.random(8)}
+    table = probe_comparisons(results, observed, surface, (20,))
+    assert sorted(set(table["predictor"])) == ["anchor_confusability - token_jaccard", "cosine - anchor_confusability"]
+    assert table["layer"].unique().to_list() == [20]
+    assert not table["registered"].any()
+    keep = np.arange(8) != 1
+    confusable = anchor_confusability(results[1], 1)[keep]
+    cosine, rate = observed.cosine[1][keep], observed.rate[keep]
+    r = [float(stats.spearmanr(a, b).statistic) for a, b in ((cosine, rate), (confusable, rate), (cosine, confusable))]
+    expected = mrr_z(*r, 7)
+    row = table.filter(predictor="cosine - anchor_confusability", statistic="mrr_z").row(0, named=True)
+    assert row["estimate"] == pytest.approx(expected.statistic)
+    assert row["p"] == pytest.approx(expected.p)
+    assert row["n"] == 7

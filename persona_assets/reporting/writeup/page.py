@@ -22,6 +22,7 @@ from persona_assets.reporting.writeup.report import HEADER
 from persona_assets.reporting.writeup.sources import Sources
 
 _HALF_PAGE = 900  # pixels: narrower pictures are half a page wide
+_SHORT_CELL = 40  # letters, likewise in a table
 _SHORT = 20  # letters that are not broken over two lines
 _BACKSLASH = re.compile(r"\\([^\w\s])")
 _COMPLETION = "completion "
@@ -90,7 +91,7 @@ def _lay_out(tokens: list[Token], sources: Sources, bindings: Mapping[int, Bindi
     """Put figures with their captions, make tables sortable, show where numbers come from, quote completions."""
     out: list[Token] = []
     marker = sources.study.profile.marker
-    for token in tokens:
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
         if token.type == "html_block":
             if not GRID.fullmatch(token.content.strip()):
                 raise WriteUpError(f"The text holds HTML of its own: {token.content[:60]!r}.")
@@ -106,6 +107,8 @@ def _lay_out(tokens: list[Token], sources: Sources, bindings: Mapping[int, Bindi
         elif token.type == "paragraph_close" and out and out[-1].type == "html_block" and out[-1].meta.get("figure"):
             continue  # the figure closed it
         else:
+            if token.type == "td_open" and following is not None and len(following.content) <= _SHORT_CELL:
+                token.attrSet("class", "short")
             if token.type == "inline":
                 token.children = list(_bound(token.children or [], bindings, book))
             out.append(token)
