@@ -107,6 +107,16 @@ def degenerate_rates(source_rates: pl.DataFrame) -> Verdict:
     return Verdict(passed, sentence, {"min": low, "max": high, "mean": mean, "inside": inside})
 
 
+def writeup(findings: Sequence[str]) -> Verdict:
+    """Check that the lint has nothing to say about a write-up.
+
+    Args:
+        findings: what it says, one sentence each.
+    """
+    shown = " ".join(findings[:5]) + (f" And {len(findings) - 5} more." if len(findings) > 5 else "")
+    return Verdict(not findings, shown or "Every number, sample, figure and section is in order.", {"findings": len(findings)})
+
+
 def one_identity(measurements: pl.DataFrame) -> Verdict:
     """Check that every measurement of a study was made under the same conditions."""
     from persona_assets.statistics.identity import MixedIdentityError, check_identity

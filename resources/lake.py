@@ -81,6 +81,11 @@ class Lake(ConfigurableResource):  # type: ignore[type-arg]  # no resource value
         return f"{profile}/{study}/figures"
 
     @staticmethod
+    def clean_result(profile: str, study: str) -> str:
+        """Path of a study's write-up."""
+        return f"{profile}/{study}/clean_result"
+
+    @staticmethod
     def warehouse(profile: str) -> str:
         """Path of the product that holds a profile's warehouse.duckdb."""
         return f"{profile}/warehouse"

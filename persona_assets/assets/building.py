@@ -7,7 +7,7 @@ from dagster import Definitions
 from persona_assets.assets.cells import eval_cells
 from persona_assets.assets.checks import shared_checks, study_checks
 from persona_assets.assets.partitions import persona_partitions
-from persona_assets.assets.published import study_figures, warehouse_asset
+from persona_assets.assets.published import study_clean_result, study_figures, warehouse_asset
 from persona_assets.assets.shared import shared_assets
 from persona_assets.assets.tables import study_tables
 from persona_assets.study import Catalog
@@ -20,6 +20,6 @@ def profile_definitions(catalog: Catalog) -> Definitions:
     for study in catalog.studies.values():
         partitions = persona_partitions(study.panel)
         assets += [eval_cells(study, catalog, seed, partitions) for seed in study.seeds]
-        assets += [*study_tables(study, catalog), study_figures(study, catalog)]
+        assets += [*study_tables(study, catalog), study_figures(study, catalog), study_clean_result(study, catalog)]
         checks += study_checks(study, catalog)
     return Definitions(assets=assets, asset_checks=checks)

@@ -88,6 +88,7 @@ def study_checks(study: Study, catalog: Catalog) -> list[AssetChecksDefinition]:
         ),
         _gate_checks(study, catalog),
         _drift_check(study, catalog),
+        _writeup_check(study, catalog),
     ]
 
 
@@ -158,6 +159,30 @@ def _drift_check(study: Study, catalog: Catalog) -> AssetChecksDefinition:
         )
 
     return no_drift
+
+
+def _writeup_check(study: Study, catalog: Catalog) -> AssetChecksDefinition:
+    @asset_check(
+        asset=study_key(catalog.profile.name, study.name, "clean_result"),
+        name="writeup_lint",
+        description=(
+            "The write-up has every section, its captions name the layer drawn, its samples are stored completions, and every "
+            "number in it stands in the tables."
+        ),
+        blocking=True,
+    )
+    def writeup_lint(lake: Lake, warehouse: Warehouse) -> AssetCheckResult:
+        from persona_assets.assets.writeups import writeup_sources
+        from persona_assets.reporting.lint import lint
+        from persona_assets.reporting.writeup import MARKDOWN_FILE
+
+        products = Products(catalog, lake)
+        file = products.store.open(products.clean_result(study).path) / MARKDOWN_FILE
+        with file.open(encoding="utf-8", newline="") as opened:
+            findings = lint(opened.read(), writeup_sources(study, products, warehouse))
+        return _result(integrity.writeup([str(finding) for finding in findings]))
+
+    return writeup_lint
 
 
 def _result(verdict: Verdict, severity: AssetCheckSeverity = AssetCheckSeverity.ERROR) -> AssetCheckResult:

@@ -30,6 +30,7 @@ VERSIONS = {
     "gates": "1",
     "inherited_drift": "1",
     "figures": "1",
+    "clean_result": "1",
 }
 
 
@@ -287,6 +288,18 @@ class Products:
             "figures",
             {"study": study.name, "study_digest": study.digest},
             *(path for each in (study, *study.ancestors) for path in self.table_paths(each)),
+        )
+
+    def clean_result(self, study: Study) -> Product:
+        """The write-up of the study."""
+        return _product(
+            self.lake.clean_result(self.profile, study.name),
+            "clean_result",
+            {"study": study.name, "study_digest": study.digest},
+            self.base_path,
+            *self.table_paths(study),
+            self.figures(study).path,
+            *(self.latest_eval_cells(study, source, seed).path for seed in study.seeds for source in study.panel.ids),
         )
 
     def table_paths(self, study: Study) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -72,6 +73,35 @@ def sql(
         typer.echo(frame.write_json())
     else:
         print_frame(frame)
+
+
+@app.command(epilog="Example: persona-assets report n24")
+def report(study: StudyName, profile: Profile = "embedded") -> None:
+    """Say where the write-up of a study is, and print its headline."""
+    from persona_assets.cli.deployment import open_deployment
+    from persona_assets.cli.writeups import find_report
+
+    deployment = open_deployment(profile)
+    found = find_report(deployment, deployment.catalog.study(study))
+    typer.echo(found.headline)
+    typer.echo(f"Page:     {found.page}")
+    typer.echo(f"Markdown: {found.markdown}")
+    if found.stale:
+        typer.echo(f"Something it was made from has changed since: run `persona-assets run {study}` again.")
+
+
+@app.command(epilog="Example: persona-assets lint data_lake/embedded/n24/clean_result/report.md")
+def lint(file: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown of a write-up, wherever it lies.")]) -> None:
+    """Check a write-up against the tables of its study; findings are listed by line, and end with exit code 1."""
+    from persona_assets.cli.writeups import lint_file
+
+    findings = lint_file(file)
+    for finding in findings:
+        typer.echo(f"{file}:{finding.line}: {finding.rule}: {finding.what} {finding.advice}")
+    if findings:
+        typer.echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
+        raise typer.Exit(1)
+    typer.echo("Nothing to complain about.")
 
 
 def main() -> None:

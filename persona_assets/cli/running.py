@@ -71,7 +71,7 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
     ]
     tables = [
         PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(products, study)})  # type: ignore[misc]
-        for name, make in (*TABLE_PRODUCTS.items(), ("figures", Products.figures))
+        for name, make in (*TABLE_PRODUCTS.items(), ("figures", Products.figures), ("clean_result", Products.clean_result))
     ]
     return [
         Stage("base model", (PlannedAsset(shared_key(profile, "base_model"), {None: products.base_model}),)),

@@ -11,7 +11,7 @@ from deployments import LARGE, PROFILE, SMALL, Opened, Site
 
 from persona_assets.cli.standing import study_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph")]
+pytestmark = pytest.mark.slow
 
 NEW = LARGE[len(SMALL) :]
 

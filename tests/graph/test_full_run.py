@@ -16,7 +16,7 @@ from deployments import PROFILE, SMALL, Opened, Site
 
 from persona_assets.cli.running import plan_study, warehouse_is_current
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph")]
+pytestmark = pytest.mark.slow
 
 BLOCKING = {
     ("training_dataset", "row_counts"),

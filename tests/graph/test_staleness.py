@@ -12,7 +12,7 @@ from deployments import LARGE, PROFILE, SMALL, UNSTYLED, Opened, Site
 
 from persona_assets.cli.standing import study_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph")]
+pytestmark = pytest.mark.slow
 
 TABLES = {
     "power",

@@ -17,6 +17,8 @@ from persona_assets.measurement import Measurement, measurements_table
 from persona_assets.reporting.study_figures import draw_study
 from persona_assets.reporting.writeup import CompletionFiles, Sources, read_figures
 from persona_assets.statistics.analysis import Extras, StudyFrames, analyse
+from persona_assets.statistics.baselines import surface_predictors
+from persona_assets.statistics.probe import probe, probe_comparisons
 from persona_assets.statistics.rates import build_cells, source_rates
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy, simulate_study
 from persona_assets.study import AnalysisPlan, Study, load_catalog
@@ -145,6 +147,10 @@ def tables_of(study: Study, frames: StudyFrames, ancestors: Mapping[str, StudyFr
         ancestors=ancestors,
         extras=Extras(token_ids=tokens, states=states),
     )
+    panel = frames.observations(study.panel.anchor)
+    surface = surface_predictors([p.prompt for p in study.panel], study.panel[study.panel.anchor].prompt, tokens)
+    found = probe(states, seed=study.analysis.seed, layers=panel.layers)
+    tables["probe"] = pl.concat([tables["probe"], probe_comparisons(found, panel, surface, study.analysis.primary_layers)])
     assert frames.cells is not None
     assert frames.pairwise_cosines is not None
     return {

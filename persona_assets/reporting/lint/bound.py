@@ -10,6 +10,7 @@ from persona_assets.reporting.lint.document import Block, Document, Mark
 from persona_assets.reporting.lint.findings import Finding
 from persona_assets.reporting.writeup.binding import COMPLETIONS, Binding, Book, Cell, Grid
 from persona_assets.reporting.writeup.errors import WriteUpError
+from persona_assets.reporting.writeup.numbers import MINUS
 from persona_assets.reporting.writeup.outline import ARTIFACTS
 
 _AGAIN = "Write what the table says, or materialize clean_result again."
@@ -70,9 +71,9 @@ def _follow(mark: Mark, book: Book, binding: Binding | None) -> tuple[Checked, F
 
 
 def _runs_on(before: str, wanted: str) -> bool:
-    """Whether more digits stand before the bound text, so that it is only the end of another number."""
-    earlier = before[: -len(wanted)]
-    return wanted[:1].isdigit() and bool(re.search(r"[\d.,]$", earlier)) and not re.search(r"\s$", earlier)
+    """Whether the bound text is only the end of a longer number or word: `10.44`, `−0.44`, `none` for one."""
+    earlier = before[: -len(wanted)][-1:]
+    return wanted[:1].isalnum() and (earlier.isalnum() or earlier in tuple(f".,-{MINUS}"))
 
 
 def check_grids(document: Document, book: Book, bindings: Mapping[int, Binding]) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def caption_layers(caption: str) -> set[int]:
     return named
 
 
-def drawn_layers(numbers: Any) -> set[int]:  # noqa: ANN401  # JSON of any shape
+def drawn_layers(numbers: Any) -> set[int]:
     """Layers that a figure's meta.json says it draws: the figure's own, or those of its rows."""
     if isinstance(numbers, dict):
         if isinstance(numbers.get("layer"), int):

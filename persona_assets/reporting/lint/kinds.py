@@ -16,9 +16,7 @@ from persona_assets.reporting.writeup.outline import RESULTS, SENSITIVITY_LABEL
 _APART = "Preregistered and sensitivity numbers stand in sentences and tables of their own: divide it."
 
 
-def check(
-    document: Document, book: Book, bindings: Mapping[int, Binding], checked: Sequence[Checked]
-) -> Iterator[Finding]:
+def check(document: Document, book: Book, bindings: Mapping[int, Binding], checked: Sequence[Checked]) -> Iterator[Finding]:
     """Yield where the two kinds are mixed or unlabelled, and disagreements that the text keeps quiet."""
     yield from _prose(book, checked)
     yield from _tables(document, book, bindings)
@@ -38,10 +36,15 @@ def _prose(book: Book, checked: Sequence[Checked]) -> Iterator[Finding]:
             yield Finding(block.line, "kinds", "Preregistered and sensitivity numbers stand in one block.", _APART)
         elif kinds == {False} and not labelled:
             yield Finding(
-                block.line, "kinds", "Sensitivity numbers stand in a block that does not say so.", f"Begin it with {SENSITIVITY_LABEL}.**"
+                block.line,
+                "kinds",
+                "Sensitivity numbers stand in a block that does not say so.",
+                f"Begin it with {SENSITIVITY_LABEL}.**",
             )
         elif kinds == {True} and labelled:
-            yield Finding(block.line, "kinds", "Preregistered numbers stand in a block labelled sensitivity.", "Correct the label.")
+            yield Finding(
+                block.line, "kinds", "Preregistered numbers stand in a block labelled sensitivity.", "Correct the label."
+            )
 
 
 def _kind(book: Book, each: Checked) -> bool | None:
@@ -58,8 +61,7 @@ def _tables(document: Document, book: Book, bindings: Mapping[int, Binding]) -> 
         if not isinstance(grid, Grid) or table is None:
             continue
         try:
-            cells = [grid.cell(i, j) for i in range(len(grid.rows)) for j in range(len(grid.columns))]
-            kinds = {kind for cell in cells if (kind := book.registered(cell)) is not None}
+            kinds = book.kinds(grid)
         except WriteUpError:  # as above
             continue
         labelled = title is not None and title.text.startswith(SENSITIVITY_LABEL)

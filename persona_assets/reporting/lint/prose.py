@@ -90,7 +90,9 @@ def _counts(block: Block, own: Sequence[Checked], book: Book) -> Iterator[Findin
         line = block.line_at(found.start())
         if count not in counted:
             there = ", ".join(map(str, sorted(counted))) or "no such count"
-            yield Finding(line, "count", f"The text says {found[0]!r}; the tables have {there}.", "Write the count of the tables.")
+            yield Finding(
+                line, "count", f"The text says {found[0]!r}; the tables have {there}.", "Write the count of the tables."
+            )
         elif bound is None and block.section != HUMAN_TLDR.heading:
             yield Finding(line, "typed", f"{found[0]!r} is typed, not rendered from a table cell.", _RENDER)
 

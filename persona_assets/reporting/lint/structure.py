@@ -27,12 +27,9 @@ def _header(document: Document, sources: Sources) -> Iterator[Finding]:
         yield Finding(1, "header", "The comment that names study and digest is missing.", "Restore the first line of the file.")
     elif found["digest"] != sources.study.digest:
         line = document.text.count("\n", 0, found.start()) + 1
-        yield Finding(
-            line,
-            "digest",
-            f"The file belongs to a study of digest {found['digest'][:12]}…, the study file now has {sources.study.digest[:12]}….",
-            "Materialize clean_result again.",
-        )
+        there, now = found["digest"][:12], sources.study.digest[:12]
+        what = f"The file belongs to a study of digest {there}…, the study file now has {now}…."
+        yield Finding(line, "digest", what, "Materialize clean_result again.")
 
 
 def _title(document: Document, sources: Sources) -> Iterator[Finding]:

@@ -142,6 +142,11 @@ class Book:
         value = self.row(cell.table, cell.where).get("registered")
         return None if value is None else bool(value)
 
+    def kinds(self, grid: Grid) -> set[bool]:
+        """Say which kinds of row a grid shows: preregistered (True), sensitivity (False), both or neither."""
+        cells = [grid.cell(i, j) for i in range(len(grid.rows)) for j in range(len(grid.columns))]
+        return {kind for cell in cells if (kind := self.registered(cell)) is not None}
+
 
 class Ledger:
     """The references of one text, numbered as they are first used."""

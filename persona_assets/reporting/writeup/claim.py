@@ -43,7 +43,7 @@ def claim(sources: Sources) -> str:
             f"layers and not given prompt length{against}"
         ),
         "H_inverted": f"No significant correlation {between} at the primary layers",
-        "H_anti_correlated": f"The correlation {between} is {signs}, against the registered direction",
+        "H_anti_correlated": _against(sources.tables, plan, between, signs),
         "H_indeterminate": _indeterminate(outcome, between),
     }
     return said[bucket]
@@ -54,13 +54,20 @@ def plain_claim(sources: Sources) -> str:
     outcome = sources.tables["outcome"].row(0, named=True)
     said = {
         "H_consistent": "The pattern held in every part of the data in which it had been required beforehand to hold.",
-        "H_consistent_weak": "The pattern held in some of the parts of the data in which it had been required to hold, not in all.",
+        "H_consistent_weak": "The pattern held in some of the parts of the data in which it had been required to hold, not all.",
         "H_attenuated": (
             "A pattern shows at first sight, but it is no longer convincing once one allows for the number of places we looked "
             "at, and for the plain length of the descriptions."
         ),
         "H_inverted": "We did not find the pattern. That is not proof that there is none: a weak one could be missed.",
-        "H_anti_correlated": "The pattern runs the other way round than the one registered beforehand.",
+        "H_anti_correlated": (
+            "The pattern runs the other way round than the one registered beforehand"
+            + (
+                ", and clearly so."
+                if significant_layers(sources.tables, sources.study.analysis)
+                else ", but no more clearly than chance would allow."
+            )
+        ),
         "H_indeterminate": (
             "The tag's frequencies do not vary in a way from which a pattern could be told, so the question stays open."
             if outcome["strongest_rho"] is None
@@ -76,7 +83,7 @@ def deciding_layers(tables: Tables, plan: AnalysisPlan, bucket: str) -> list[int
     if bucket == "H_anti_correlated":
         met = [layer for layer in plan.primary_layers if (scan.get(layer, (0.0, None))[0] or 0.0) * plan.registered_sign < 0]
     elif bucket == "H_attenuated":
-        met = [layer for layer in plan.primary_layers if (p := scan.get(layer, (None, None))[1]) is not None and p < plan.alpha]
+        met = significant_layers(tables, plan)
     elif bucket in ("H_consistent", "H_consistent_weak"):
         held = {layer: gates_held(tables, layer) for layer in plan.primary_layers}
         met = [layer for layer, gates in held.items() if len(gates) == max(map(len, held.values()))]
@@ -99,6 +106,12 @@ def direction(tables: Tables, plan: AnalysisPlan, layers: list[int]) -> str:
     return "no" if not signs else signs.pop() if len(signs) == 1 else "changing"
 
 
+def significant_layers(tables: Tables, plan: AnalysisPlan) -> list[int]:
+    """Primary layers at which rho is significant by itself."""
+    scan = _scan(tables)
+    return [layer for layer in plan.primary_layers if (p := scan.get(layer, (None, None))[1]) is not None and p < plan.alpha]
+
+
 def _scan(tables: Tables) -> dict[int, tuple[float | None, float | None]]:
     rows = tables["regressions"].filter(family="scan", statistic="spearman", predictor="cosine", registered=True)
     return {row["layer"]: (row["estimate"], row["p"]) for row in rows.to_dicts()}
@@ -106,6 +119,13 @@ def _scan(tables: Tables) -> dict[int, tuple[float | None, float | None]]:
 
 def _word(sign: int) -> str:
     return "negative" if sign < 0 else "positive"
+
+
+def _against(tables: Tables, plan: AnalysisPlan, between: str, signs: str) -> str:
+    deciding = set(deciding_layers(tables, plan, "H_anti_correlated"))
+    if deciding & set(significant_layers(tables, plan)):
+        return f"A significant {signs} correlation {between}, against the registered direction"
+    return f"The correlation {between} leans {signs}, against the registered direction, without being significant"
 
 
 def _indeterminate(outcome: dict[str, Any], between: str) -> str:

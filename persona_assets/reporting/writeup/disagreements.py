@@ -41,8 +41,8 @@ _VERDICT = {"drift": "found drift", "no_drift": "found no drift"}
 
 
 @dataclass(frozen=True)
-class Disagreement:
-    """One place where the registered reading and a sensitivity reading differ.
+class Comparison:
+    """A registered reading beside a sensitivity reading of the same question.
 
     Attributes:
         section: key of the result section that has to say so.
@@ -50,6 +50,7 @@ class Disagreement:
         registered: what the preregistered row says.
         version: how the sensitivity row asks; empty where `sensitivity` says it.
         sensitivity: what the sensitivity row says.
+        agree: whether both say the same.
     """
 
     section: str
@@ -57,12 +58,13 @@ class Disagreement:
     registered: str
     version: str
     sensitivity: str
+    agree: bool
 
 
 OPENING = "Preregistered and sensitivity analyses disagree"
 
 
-def disagreements(tables: Tables, plan: AnalysisPlan) -> list[Disagreement]:
+def disagreements(tables: Tables, plan: AnalysisPlan) -> list[Comparison]:
     """Compare every preregistered reading with its sensitivity versions.
 
     Correlations differ when one is significant and the other is not, or when both are and their signs differ; a
@@ -72,10 +74,12 @@ def disagreements(tables: Tables, plan: AnalysisPlan) -> list[Disagreement]:
         One for each registered reading and contrary reading; the versions that share a reading are listed in one.
     """
     groups: dict[tuple[str, int | None, str, str], list[str]] = {}
-    for found in _all(tables, plan):
+    for found in comparisons(tables, plan):
+        if found.agree:
+            continue
         groups.setdefault((found.section, found.layer, found.registered, found.sensitivity), []).append(found.version)
     return [
-        Disagreement(section, layer, registered, _listed(versions), sensitivity)
+        Comparison(section, layer, registered, _listed(versions), sensitivity, agree=False)
         for (section, layer, registered, sensitivity), versions in groups.items()
     ]
 
@@ -97,7 +101,8 @@ def _listed(versions: list[str]) -> str:
     return f"{head} and {last}" if head else last
 
 
-def _all(tables: Tables, plan: AnalysisPlan) -> list[Disagreement]:
+def comparisons(tables: Tables, plan: AnalysisPlan) -> list[Comparison]:
+    """Set every preregistered reading beside its sensitivity versions, where both can be read."""
     return [
         *_scan(tables["regressions"], plan),
         *_gates(tables["gates"], tables["outcome"], plan),
@@ -119,72 +124,84 @@ def _reading(row: Row, alpha: float) -> str | None:
     return f"{'negative' if row['estimate'] < 0 else 'positive'} and significant"
 
 
-def _differ(registered: Row, sensitivity: Row, alpha: float) -> tuple[str, str] | None:
+def _both(registered: Row, sensitivity: Row, alpha: float) -> tuple[str, str] | None:
     one, other = _reading(registered, alpha), _reading(sensitivity, alpha)
-    return None if one is None or other is None or one == other else (one, other)
+    return None if one is None or other is None else (one, other)
 
 
-def _scan(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreement]:
+def _same(readings: tuple[str, str]) -> bool:
+    return readings[0] == readings[1]
+
+
+def _scan(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Comparison]:
     for layer in plan.primary_layers:
         here: dict[str, object] = {"family": "scan", "statistic": "spearman", "layer": layer}
         for registered in _rows(regressions, **here, predictor="cosine", registered=True):
             for predictor, words in _VERSIONS.items():
                 for row in _rows(regressions, **here, predictor=predictor, registered=False):
-                    if found := _differ(registered, row, plan.alpha):
-                        yield Disagreement(
-                            "cosine", layer, f"the preregistered correlation is {found[0]}", words, f"it is {found[1]}"
+                    if found := _both(registered, row, plan.alpha):
+                        yield Comparison(
+                            "cosine",
+                            layer,
+                            f"the preregistered correlation is {found[0]}",
+                            words,
+                            f"it is {found[1]}",
+                            _same(found),
                         )
 
 
-def _gates(gates: pl.DataFrame, outcome: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreement]:
+def _gates(gates: pl.DataFrame, outcome: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Comparison]:
     for layer in plan.primary_layers:
         for registered in _rows(gates, layer=layer, registered=True):
             for signed in _rows(gates, layer=layer, registered=False, gate=registered["gate"]):
-                if signed["split"] == registered["split"] and signed["passed"] != registered["passed"]:
+                if signed["split"] == registered["split"]:
                     split = "" if signed["split"] is None else f" on split {signed['split']}"
-                    yield Disagreement(
+                    yield Comparison(
                         "gates",
                         layer,
                         f"gate {signed['gate']}{split} {'holds' if registered['passed'] else 'does not hold'} as registered",
                         "",
                         f"it {'holds' if signed['passed'] else 'does not hold'} when the registered direction is required",
+                        signed["passed"] == registered["passed"],
                     )
     row = outcome.row(0, named=True)
-    if row["bucket"] != row["bucket_signed"]:
-        yield Disagreement(
-            "gates",
-            None,
-            f"the registered rule gives {row['bucket']}",
-            "with the registered direction required",
-            f"it gives {row['bucket_signed']}",
-        )
+    yield Comparison(
+        "gates",
+        None,
+        f"the registered rule gives {row['bucket']}",
+        "with the registered direction required",
+        f"it gives {row['bucket_signed']}",
+        row["bucket"] == row["bucket_signed"],
+    )
 
 
-def _surface(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreement]:
+def _surface(regressions: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Comparison]:
     for layer in plan.primary_layers:
         for statistic, given in (("partial_spearman", "prompt length"), ("partial_multi", "all covariates")):
             for registered in _rows(regressions, statistic=statistic, layer=layer, registered=True):
                 for row in _rows(regressions, statistic=f"{statistic}_permutation", layer=layer, registered=False):
-                    if found := _differ(registered, row, plan.alpha):
-                        yield Disagreement(
+                    if found := _both(registered, row, plan.alpha):
+                        yield Comparison(
                             "surface",
                             layer,
                             f"the partial correlation given {given} is {found[0]}",
                             "by its permutation test",
                             f"it is {found[1]}",
+                            _same(found),
                         )
         for registered in _rows(regressions, family="baselines", statistic="mrr_z", layer=layer, registered=True):
             predictor = registered["predictor"].removeprefix("cosine - ")
             for statistic, words in _TESTS.items():
                 for row in _rows(regressions, statistic=statistic, layer=layer, predictor=registered["predictor"]):
                     one, other = registered["p"], row["p"]
-                    if one is not None and other is not None and (one < plan.alpha) != (other < plan.alpha):
-                        yield Disagreement(
+                    if one is not None and other is not None:
+                        yield Comparison(
                             "surface",
                             layer,
                             f"the test against {_PREDICTORS.get(predictor, predictor)} is {_significant(one, plan.alpha)}",
                             f"by {words}",
                             f"it is {_significant(other, plan.alpha)}",
+                            (one < plan.alpha) == (other < plan.alpha),
                         )
 
 
@@ -192,39 +209,41 @@ def _significant(p: float, alpha: float) -> str:
     return "significant" if p < alpha else "not significant"
 
 
-def _bystanders(off_diagonal: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Disagreement]:
+def _bystanders(off_diagonal: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Comparison]:
     for layer in plan.primary_layers:
         for name, where in _EMITTERS.items():
             here: dict[str, object] = {"layer": layer, "outcome": f"bystander_rate:{name}"}
             for registered in _rows(off_diagonal, **here, statistic="spearman_naive", registered=True):
                 for row in _rows(off_diagonal, **here, statistic="spearman", registered=False):
-                    if found := _differ(registered, row, plan.alpha):
-                        yield Disagreement(
+                    if found := _both(registered, row, plan.alpha):
+                        yield Comparison(
                             "bystanders",
                             layer,
                             f"{where} the correlation is {found[0]} by the ordinary p",
                             "by the valid permutation p",
                             f"it is {found[1]}",
+                            _same(found),
                         )
         for registered in _rows(
             off_diagonal, layer=layer, outcome="bystander_rate:all", statistic="spearman_naive", registered=True
         ):
             for name, where in _SUBSETS.items():
                 for row in _rows(off_diagonal, layer=layer, outcome=f"bystander_rate:{name}", statistic="spearman"):
-                    if found := _differ(registered, row, plan.alpha):
-                        yield Disagreement(
+                    if found := _both(registered, row, plan.alpha):
+                        yield Comparison(
                             "bystanders",
                             layer,
                             f"over all pairs the correlation is {found[0]} by the ordinary p",
                             f"by the permutation p {where}",
                             f"it is {found[1]}",
+                            _same(found),
                         )
 
 
-def _drift(tests: pl.DataFrame) -> Iterator[Disagreement]:
+def _drift(tests: pl.DataFrame) -> Iterator[Comparison]:
     for registered in _rows(tests, statistic="sign_drops", registered=True):
         for statistic, words in _DRIFT.items():
             for row in _rows(tests, statistic=statistic, registered=False):
                 one, other = _VERDICT.get(registered["verdict"]), _VERDICT.get(row["verdict"])
-                if one and other and one != other:
-                    yield Disagreement("drift", None, f"the preregistered sign test {one}", words, other)
+                if one and other:
+                    yield Comparison("drift", None, f"the preregistered sign test {one}", words, other, one == other)

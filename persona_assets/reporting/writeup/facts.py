@@ -10,9 +10,10 @@ import polars as pl
 from persona_assets.panel import CATEGORIES
 from persona_assets.reporting.figures import FigureContext
 from persona_assets.reporting.figures.inherited import compare
-from persona_assets.reporting.writeup.disagreements import disagreements
+from persona_assets.reporting.writeup.disagreements import comparisons, disagreements
 from persona_assets.reporting.writeup.errors import WriteUpError
 from persona_assets.reporting.writeup.numbers import MINUS
+from persona_assets.reporting.writeup.outline import RESULTS
 from persona_assets.reporting.writeup.sources import Sources
 from persona_assets.statistics.identity import check_identity
 
@@ -41,13 +42,14 @@ def derived_tables(sources: Sources) -> dict[str, pl.DataFrame]:
     """
     found = disagreements(sources.tables, sources.study.analysis)
     study = sources.study
+    compared = [comparison.section for comparison in comparisons(sources.tables, study.analysis)]
     return {
         "plan": pl.DataFrame(
             list(_plan_rows("", {name: value for name, value in study.plan.items() if name not in _LISTED})),
             schema={"field": pl.String, "value": pl.Float64, "text": pl.String},
             orient="row",
         ),
-        "counts": pl.DataFrame(list(_counts(sources, len(found))), schema=_COUNTS_SCHEMA, orient="row"),
+        "counts": pl.DataFrame(list(_counts(sources, len(found), compared)), schema=_COUNTS_SCHEMA, orient="row"),
         "highlights": pl.DataFrame(list(_highlights(sources.tables)), schema=_HIGHLIGHTS_SCHEMA, orient="row"),
         "panel": pl.DataFrame(
             {
@@ -89,7 +91,7 @@ def _plan_rows(place: str, value: object) -> Iterator[tuple[str, float | None, s
         yield place, None, str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _counts(sources: Sources, found: int) -> Iterator[tuple[str, str, int, bool | None]]:
+def _counts(sources: Sources, found: int, compared: list[str]) -> Iterator[tuple[str, str, int, bool | None]]:
     study, tables = sources.study, sources.tables
     cells, rates, outcome = tables["cells"], tables["source_rates"], tables["outcome"].row(0, named=True)
     cohorts = [study.cohort(persona) for persona in study.panel.ids]
@@ -125,6 +127,8 @@ def _counts(sources: Sources, found: int) -> Iterator[tuple[str, str, int, bool 
     yield "identities", "identity", len(set(identities.digests)), None
     yield from _drift_counts(sources)
     yield "disagreements", "disagreement", found, None
+    for section in RESULTS:
+        yield f"comparisons_{section.key}", "comparison", compared.count(section.key), None
     changes = [field for field in outcome["plan_changes"].split(", ") if field]
     yield "plan_changes", "field", len(changes), None
 
@@ -170,4 +174,4 @@ def _highlights(tables: Mapping[str, pl.DataFrame]) -> Iterator[tuple[str, str |
 
 
 def _mean(values: pl.Series) -> float:
-    return round(sum(values.to_list()) / len(values), _DECIMALS)
+    return float(round(sum(values.to_list()) / len(values), _DECIMALS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from persona_assets.reporting.writeup.binding import Book, Cell, Column, Grid, Where
+from persona_assets.reporting.writeup.binding import Book, Column, Grid, Where
 from persona_assets.reporting.writeup.numbers import FORMATS
 
 _TEXTUAL = {"text", "name", "code", "yes_no", "hit_miss", "p"}
@@ -293,12 +293,6 @@ def _bystanders(statistic: str, registered: bool, pairs: tuple[str, ...]) -> Cal
     return build
 
 
-def registered_cell(grid: Grid, book: Book) -> set[bool]:
-    """Which kinds of row a grid shows: preregistered (True), sensitivity (False), both or neither."""
-    cells: list[Cell] = [grid.cell(i, j) for i in range(len(grid.rows)) for j in range(len(grid.columns))]
-    return {kind for cell in cells if (kind := book.registered(cell)) is not None}
-
-
 GRIDS: dict[str, Callable[[Book], Grid]] = {
     "plan": _plan,
     "panel": _panel,
@@ -327,6 +321,7 @@ GRIDS: dict[str, Callable[[Book], Grid]] = {
         registered=False,
         statistics=("mrr_z_holm", "steiger_eq14_z", "williams_t2"),
     ),
+    "probe_tests": _tidy("probe", {}, registered=False, statistics=("mrr_z", "steiger_eq14_z", "williams_t2")),
     "seeds": _tidy(
         "regressions",
         {"family": "seeds"},

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape as html_escape
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -42,7 +43,7 @@ def page(text: str, sources: Sources, book: Book) -> str:
     """
     parser = MarkdownIt("commonmark").enable("table")
     tokens = parser.parse(HEADER.sub("", text[: bindings_start(text)]))
-    title = next(following.content for token, following in zip(tokens, tokens[1:], strict=False) if token.tag == "h1")
+    title = next(following.content for token, following in pairwise(tokens) if token.tag == "h1")
     contents = _name_headings(tokens)
     tokens = _lay_out(tokens, sources, read_bindings(text), book)
     body = Markup(parser.renderer.render(tokens, parser.options, {}))  # noqa: S704  # markdown-it escapes what it renders
@@ -79,7 +80,7 @@ def external_references(html: str) -> Iterator[str]:
 def _name_headings(tokens: Sequence[Token]) -> list[tuple[str, str]]:
     """Give each section an id; list ids and headings for the contents."""
     contents = []
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.tag == "h2":
             name = re.sub(r"[^a-z0-9]+", "-", inline.content.lower()).strip("-")
             token.attrSet("id", name)
@@ -131,7 +132,8 @@ def _figure(out: list[Token], caption: Token, sources: Sources) -> list[Token]:
     uri = base64.b64encode(png).decode("ascii")
     # The picture's paragraph and the one that the caption opened.
     del out[-4:]
-    image = f'<img src="data:image/png;base64,{uri}" width="{width}" height="{height}" alt="{html_escape(name.replace("_", " "))}">'
+    words_of_name = html_escape(name.replace("_", " "))
+    image = f'<img src="data:image/png;base64,{uri}" width="{width}" height="{height}" alt="{words_of_name}">'
     if name == FIGURE:
         image = f"{heatmap(sources)}<details><summary>The printed figure</summary>{image}</details>"
     said = html_escape(words.removeprefix("Figure. "))

@@ -121,4 +121,3 @@ _RULES = {
     "attenuation": _attenuation,
     "samples": _samples,
 }
-

@@ -149,7 +149,7 @@ class Writer:
         said = [
             f"Adapter of {self.cell(COMPLETIONS, 'source', 'code', **key)}",
             f"eval persona {self.cell(COMPLETIONS, 'eval_persona', 'code', **key)}",
-            f"cell kind {self.cell('cells', 'kind', 'text', **kind)}",
+            f"cell kind {self.cell('cells', 'kind', 'name', **kind)}",
             f"seed {self.cell(COMPLETIONS, 'seed', 'int', **key)}",
             f"a {self.cell(COMPLETIONS, 'hit', 'hit_miss', **key)}",
         ]
@@ -160,6 +160,8 @@ class Writer:
     def disagreements(self, section: str) -> str:
         """Say in sentences where preregistered and sensitivity readings of a section disagree, or that they do not."""
         found = self.rows("disagreements", section=section)
+        if not self.number_of(f"comparisons_{section}"):
+            return "- No preregistered reading of this section has a sensitivity reading to be compared with."
         if not found:
             return "- Where both can be read, the preregistered and the sensitivity analyses of this section agree."
         return "\n".join(f"- {self.disagreement(row)}" for row in found)

@@ -1,0 +1,77 @@
+"""Measuring again adds a measurement beside the earlier ones, which stay to the last byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from dagster import AssetKey
+from deployments import PROFILE, SMALL, Opened, Site
+
+pytestmark = pytest.mark.slow
+
+REMEASURED = SMALL[1:3]
+
+
+def measure_again(opened: Opened, personas: tuple[str, ...]) -> None:
+    job = opened.deployment.definitions.resolve_implicit_global_asset_job_def()
+    subset = job.get_subset(asset_selection={AssetKey([PROFILE, "small", "eval_cells"])})
+    result = subset.execute_in_process(
+        instance=opened.instance,
+        tags={"dagster/asset_partition_range_start": personas[0], "dagster/asset_partition_range_end": personas[-1]},
+        run_config={"ops": {f"{PROFILE}__small__eval_cells": {"config": {"new_measurement": True}}}},
+    )
+    assert result.success
+
+
+def path(persona: str, number: int) -> str:
+    return f"{PROFILE}/small/eval_cells/source={persona}/seed=42/measurement={number}"
+
+
+def test_a_new_measurement_stands_beside_the_first(small_site: Site, tmp_path: Path) -> None:
+    site = small_site.copy(tmp_path / "site")
+    before = site.manifests()
+    with site.opened() as opened:
+        measure_again(opened, REMEASURED)
+        now = site.manifests()
+        assert {p: now[p] for p in before} == before
+        assert set(now) - set(before) == {path(persona, 2) for persona in REMEASURED}
+        for persona in REMEASURED:
+            first, second = (pl.read_parquet(site.store.open(path(persona, n)) / "completions.parquet") for n in (1, 2))
+            assert set(second["measurement"]) == {2}
+            assert second.drop("text").height == first.height
+            assert second["text"].to_list() != first["text"].to_list()  # other draws ...
+            assert not set(second["sampling_seed"]) & set(first["sampling_seed"])
+            identities = [dict(now[path(persona, n)].facts["identity"]) for n in (1, 2)]  # type: ignore[call-overload]
+            assert identities[0] == identities[1]  # ... under the same conditions
+
+        # Nothing is due now: what there is is the latest measurement of the wanted identity.
+        opened.run("small", "eval cells")
+        assert site.manifests() == now
+
+        opened.run("small", "analysis", "source_rates")
+        tables = site.store.open(f"{PROFILE}/small/tables/source_rates")
+        used = {row["source"]: row["measurement"] for row in pl.read_parquet(tables / "measurements.parquet").to_dicts()}
+        assert used == {persona: 2 if persona in REMEASURED else 1 for persona in SMALL}
+        cells = pl.read_parquet(tables / "cells.parquet")
+        assert cells.height == len(SMALL) ** 2
+        second = pl.read_parquet(site.store.open(path(REMEASURED[0], 2)) / "completions.parquet")
+        hits = cells.filter(pl.col("source") == REMEASURED[0]).sort("eval_persona")["hits"].to_list()
+        assert hits == second.group_by("eval_persona").agg(pl.col("hit").sum()).sort("eval_persona")["hit"].to_list()
+
+        measure_again(opened, REMEASURED[:1])
+        third = site.manifests()
+        assert {p for p in third if p not in now} == {path(REMEASURED[0], 3)}
+        assert {p: third[p] for p in now if "tables" not in p} == {p: now[p] for p in now if "tables" not in p}
+
+
+def test_another_way_to_measure_adds_a_measurement(small_site: Site, tmp_path: Path) -> None:
+    site = small_site.copy(tmp_path / "site")
+    before = site.manifests()
+    site.edit(f"{PROFILE}/profile.yaml", lambda content: content["evaluation"]["sampling"].update(temperature=0.5))
+    with site.opened() as opened:
+        opened.run("small", "eval cells", personas=SMALL[:1])
+    now = site.manifests()
+    assert {p: now[p] for p in before} == before
+    assert set(now) - set(before) == {path(SMALL[0], 2)}
