@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 from persona_assets.geometry.cosines import geometry_frame, pairwise_frame
 from persona_assets.hashing import sha256_json, sha256_text
 from persona_assets.measurement import Measurement, measurements_table
+from persona_assets.reporting.figures import Drawing
 from persona_assets.reporting.study_figures import draw_study
 from persona_assets.reporting.writeup import CompletionFiles, Sources, read_figures
 from persona_assets.statistics.analysis import Extras, StudyFrames, analyse
@@ -197,14 +199,16 @@ def make_sources(
         earlier = {ancestor.name: lineage[ancestor.name] for ancestor in each.ancestors}
         tables[each.name] = tables_of(each, lineage[each.name], earlier)
     figures = directory / "figures"
-    draw_study(
-        study,
-        tables[study.name],
-        figures,
-        asset=f"embedded/{study.name}/figures",
-        data_version=MANIFEST_DIGEST,
-        ancestors=tables,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Drawing, "pdf", lambda _: b"%PDF")  # no write-up shows it, and it takes most of the time
+        draw_study(
+            study,
+            tables[study.name],
+            figures,
+            asset=f"embedded/{study.name}/figures",
+            data_version=MANIFEST_DIGEST,
+            ancestors=tables,
+        )
     files = {}
     for (source, seed), part in completions.group_by("source", "seed", maintain_order=True):
         file = directory / "eval_cells" / f"{source}_{seed}.parquet"
@@ -221,3 +225,27 @@ def make_sources(
     return Sources(
         study, tables[study.name], read_figures(figures), CompletionFiles(files), artifacts, f"embedded/{study.name}/clean_result"
     )
+
+
+_made: dict[str, Sources] = {}
+
+
+def made_once(name: str, root: pytest.TempPathFactory) -> Sources:
+    """Sources that several test modules share, made once in a process."""
+    if name not in _made:
+        options: dict[str, Any] = dict(SHARED[name])
+        _made[name] = make_sources(root.mktemp(f"writeup_{name}"), options.pop("study_name"), **options)
+    return _made[name]
+
+
+def _child() -> Study:
+    """Sixteen personas, twelve of them inherited: every section has something to say."""
+    whole = study_named("n24")
+    return replace(whole, name="n16", panel=whole.panel.prefix(16))
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "child": {"study_name": "n16", "study": _child()},
+    "first": {"study_name": "n12", "rho": -0.8, "study": study_named("n12", seeds=(42, 43))},
+    "silent": {"study_name": "n16", "study": _child(), "silent": True},
+}
