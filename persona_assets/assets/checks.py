@@ -121,10 +121,13 @@ def _gate_checks(study: Study, catalog: Catalog) -> AssetChecksDefinition:
             )
             for gate, split, layer in places
         ],
+        can_subset=True,
     )
-    def gates(lake: Lake, warehouse: Warehouse):  # type: ignore[no-untyped-def]  # a generator that Dagster inspects
+    def gates(context: AssetCheckExecutionContext, lake: Lake, warehouse: Warehouse):  # type: ignore[no-untyped-def]  # a generator that Dagster inspects
         table = warehouse.table(Products(catalog, lake).gates(study).path, "gates").filter("registered")
         for gate, split, layer in places:
+            if AssetCheckKey(key, gate_check_name(gate, split, layer)) not in context.selected_asset_check_keys:
+                continue
             same_split = pl.col("split").is_null() if split is None else pl.col("split") == split
             row = table.filter(pl.col("gate") == gate, same_split, pl.col("layer") == layer).row(0, named=True)
             numbers = {name: row[name] for name in ("observed", "threshold", "p", "n") if row[name] is not None}

@@ -133,9 +133,7 @@ def compute_regressions(data: StudyData) -> Tables:
     surface = surface_predictors(panel.prompts, study.panel[study.panel.anchor].prompt, tokens)
     results = probe(states, seed=plan.seed, layers=panel.layers, folds=min(FOLDS, states.shape[1]))
     return {
-        "regressions": regressions(
-            observed, plan, completions=completions_of(frames, panel), extras=Extras(token_ids=tokens)
-        ),
+        "regressions": regressions(observed, plan, completions=completions_of(frames, panel), extras=Extras(token_ids=tokens)),
         "probe": pl.concat(
             [
                 probe_rows(results, panel.personas, study.panel.anchor, panel.rate, states.shape[1]),
