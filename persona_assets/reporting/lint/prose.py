@@ -87,14 +87,14 @@ def _counts(block: Block, own: Sequence[Checked], book: Book) -> Iterator[Findin
             continue
         count = int(word) if word.isdigit() else SPELLED.get(word, 0)
         counted = {row["value"] for row in book.rows("counts", {"noun": singular})}
-        line = block.line_at(found.start())
+        line, said = block.line_at(found.start()), " ".join(found[0].split())
         if count not in counted:
             there = ", ".join(map(str, sorted(counted))) or "no such count"
             yield Finding(
-                line, "count", f"The text says {found[0]!r}; the tables have {there}.", "Write the count of the tables."
+                line, "count", f"The text says {said!r}; the tables have {there}.", "Write the count of the tables."
             )
         elif bound is None and block.section != HUMAN_TLDR.heading:
-            yield Finding(line, "typed", f"{found[0]!r} is typed, not rendered from a table cell.", _RENDER)
+            yield Finding(line, "typed", f"{said!r} is typed, not rendered from a table cell.", _RENDER)
 
 
 def _digests(document: Document, book: Book) -> Iterator[Finding]:
