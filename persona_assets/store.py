@@ -208,6 +208,7 @@ class Store:
         there = self.manifest(product.path)
         if not replace and there is not None and there.fingerprint != fingerprint:
             raise LakeError(f"{product.path} exists and is never overwritten.")
+        _make_readable(staging)
         files = _describe_files(staging)
         if not files:
             raise LakeError(f"{product.path}: {product.producer} wrote no file.")
@@ -304,6 +305,13 @@ def _describe_files(directory: Path) -> dict[str, dict[str, str | int]]:
         for file in sorted(directory.rglob("*"))
         if file.is_file() and file != directory / MANIFEST
     }
+
+
+def _make_readable(directory: Path) -> None:
+    """Give files the mode of ordinary ones: some writers leave them readable by their owner alone."""
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
 
 
 def _data_version(files: Mapping[str, Mapping[str, str | int]]) -> str:

@@ -100,17 +100,31 @@ BREAKS: dict[str, tuple[str, str, Change]] = {
     "a digit more": ("number", "mean_source_rate", pattern(r"(mean of )(0\.\d\d<!--)", r"\g<1>1\2")),
     "a sign": ("number", "regressions.estimate", pattern(r"ρ = −(0\.\d+<!--)", r"ρ = \1")),
     "a p-value": ("number", "regressions.p", pattern(r"p = \.\d\d\d(<!--)", r"p = .999\1")),
-    "a cell of a table": ("number", "source_rates.rate", in_section(
-        "Result: how often each adapter emits the marker",
-        pattern(r"^(\| `librarian` (?:\| [^|]+){4})\| 0\.\d\d \|", r"\1| 0.99 |"))),
+    "a cell of a table": (
+        "number",
+        "source_rates.rate",
+        in_section(
+            "Result: how often each adapter emits the marker",
+            pattern(r"^(\| `librarian` (?:\| [^|]+){4})\| 0\.\d\d \|", r"\1| 0.99 |"),
+        ),
+    ),
     "a name": ("number", "highlights.persona", pattern(r"\(`\w+`(<!--\d+-->\) to )", r"(`librarian_x`\1")),
     "a count in words": ("count", "says 'two'", pattern(r": two(<!--\d+--> drops)", r": three\1")),
     "a word that only ends like the count": ("count", "says 'one'", pattern(r"\(one(<!--\d+--> training seed)", r"(none\1")),
-    "both counts with their references": ("count", "'ten drops'; the tables have 2", in_section(DRIFT, pattern(
-        r"two(<!--\d+-->) drops, no(<!--\d+-->) ties and ten(<!--\d+-->) increases",
-        r"ten\3 drops, no\2 ties and two\1 increases"))),
+    "both counts with their references": (
+        "count",
+        "'ten drops'; the tables have 2",
+        in_section(
+            DRIFT,
+            pattern(
+                r"two(<!--\d+-->) drops, no(<!--\d+-->) ties and ten(<!--\d+-->) increases",
+                r"ten\3 drops, no\2 ties and two\1 increases",
+            ),
+        ),
+    ),
     "an invented number": ("number", "0.7312", pattern(r"^(The data version of a product is)", r"The share is 0.7312. \1")),
-    "an invented percentage": ("number", "73 %", pattern(r"^(The data version of a product is)", r"It is 73 %. \1")),
+    "an invented percentage": ("number", "33.3 %", pattern(r"^(The data version of a product is)", r"It is 33.3 %. \1")),
+    "an invented p-value": ("number", "p = .987", human("It is chance, p = .987.")),
     "a typed number": ("typed", "16 is typed", pattern(r"^(The data version of a product is)", r"There are 16 personas. \1")),
     "a typed count": ("typed", "sixteen personas", pattern(r"^(The data version of a product is)", r"See sixteen personas. \1")),
     "an invented number of the person": ("number", "0.7312", human("In my view it is 0.7312.")),
@@ -118,23 +132,57 @@ BREAKS: dict[str, tuple[str, str, Change]] = {
     "a count of the person in digits": ("count", "9 ties", human("We saw 9 ties.")),
     "a number of a persona that is not named": ("number", "0.9471", human("At layer 3 its cosine is 0.9471.")),
     "a table typed by hand": ("number", "0.7312", human("| a |\n| --- |\n| 0.7312 |")),
-    "the layer of a caption": ("caption-layer", "names layer 2", pattern(r"(helpful_assistant at layer )3(, study)", r"\g<1>2\2")),
-    "the words of a caption": ("caption", "power", swap("Probability that the registered tests", "Certainty that the registered tests")),
+    "the layer of a caption": (
+        "caption-layer",
+        "names layer 2",
+        pattern(r"(helpful_assistant at layer )3(, study)", r"\g<1>2\2"),
+    ),
+    "the words of a caption": (
+        "caption",
+        "power",
+        swap("Probability that the registered tests", "Certainty that the registered tests"),
+    ),
     "a sample": ("sample", "is not the stored", pattern(r"(?<=^```completion )(.*\n)(\w)", r"\1Q\2")),
     "the id of a sample": ("sample", "There is no completion", pattern(r"^(```+completion n16/\w+/s)42", r"\g<1>43")),
     "the title": ("title", "does not claim", pattern(r"^# .*$", "# Closeness to the assistant protects (confidence HIGH)")),
     "the digest of the header": ("digest", "study file now has", pattern(r"study digest [0-9a-f]{8}", "study digest 00000000")),
-    "a digest of a product": ("digest", "artifacts.digest", in_section("Artifacts", pattern(r"(\| base model \| [^|]+\| `)[0-9a-f]{6}", r"\g<1>000000"))),
-    "a digest of an adapter": ("digest", "adapter_digest", in_section("Artifacts", pattern(r"(\| `villain` \| [^`]+\| `)[0-9a-f]{6}", r"\g<1>000000"))),
+    "a digest of a product": (
+        "digest",
+        "artifacts.digest",
+        in_section("Artifacts", pattern(r"(\| base model \| [^|]+\| `)[0-9a-f]{6}", r"\g<1>000000")),
+    ),
+    "a digest of an adapter": (
+        "digest",
+        "adapter_digest",
+        in_section("Artifacts", pattern(r"(\| `villain` \| [^`]+\| `)[0-9a-f]{6}", r"\g<1>000000")),
+    ),
     "a digest of nothing": ("digest", "no artifact", human("Made from " + "ab" * 32 + ".")),
     "a reference": ("binding", "not in the file", pattern(r"(cells of 100)<!--\d+-->", r"\1<!--99999-->")),
-    "the order of the parts": ("section", "'Motivation'", lambda text: pattern(
-        r"^### Motivation\n(?s:(.*?))### Experiment\n(?s:(.*?))### Results", r"### Experiment\n\2### Motivation\n\1### Results")(text)),
+    "the order of the parts": (
+        "section",
+        "'Motivation'",
+        pattern(
+            r"^### Motivation\n(?s:(.*?))### Experiment\n(?s:(.*?))### Results",
+            r"### Experiment\n\2### Motivation\n\1### Results",
+        ),
+    ),
     "a label of sensitivity": ("kinds", "does not say so", pattern(r"^- \*\*Sensitivity\.\*\* Over all", "- Over all")),
-    "a wrong label": ("kinds", "labelled sensitivity", in_section(RESULT, swap("- **Preregistered.** At", "- **Sensitivity.** At"))),
-    "the title of a table": ("kinds", "does not say so", swap("**Sensitivity: the gates with", "**Preregistered: the gates with")),
-    "one bullet out of two": ("kinds", "in one block", lambda text: pattern(r"(^- \*\*Preregistered\.\*\* The same.*)\n- \*\*Sensitivity\.\*\*", r"\1")(text)),
-}  # fmt: skip
+    "a wrong label": (
+        "kinds",
+        "labelled sensitivity",
+        in_section(RESULT, swap("- **Preregistered.** At", "- **Sensitivity.** At")),
+    ),
+    "the title of a table": (
+        "kinds",
+        "does not say so",
+        swap("**Sensitivity: the gates with", "**Preregistered: the gates with"),
+    ),
+    "one bullet out of two": (
+        "kinds",
+        "in one block",
+        pattern(r"(^- \*\*Preregistered\.\*\* The same.*)\n- \*\*Sensitivity\.\*\*", r"\1"),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BREAKS)
@@ -147,14 +195,16 @@ def test_broken_in_one_place(name: str, text: str, sources: Sources) -> None:
     assert finding.rule == rule
     assert said in finding.what
     assert finding.advice
-    # The line that was changed, or the one it belongs to: a label of a table stands two lines before its marker.
-    assert 0 <= finding.line - changed_line(text, broken) <= 2, finding
+    # The line that was changed, or the one it belongs to: the marker of a table stands below its title, a quotation begins
+    # above its text, and of two parts in the wrong order the second is named.
+    assert -1 <= finding.line - changed_line(text, broken) <= 6, finding
 
 
 def test_swapped_counts_in_words_are_both_found(text: str, sources: Sources) -> None:
     """The write-up that this project automates swapped its drops and increases once."""
-    broken = in_section(DRIFT, pattern(r"two(<!--\d+-->) drops, (.*?) and ten(<!--\d+-->) increases",
-                                       r"ten\1 drops, \2 and two\3 increases"))(text)  # fmt: skip
+    broken = in_section(
+        DRIFT, pattern(r"two(<!--\d+-->) drops, (.*?) and ten(<!--\d+-->) increases", r"ten\1 drops, \2 and two\3 increases")
+    )(text)
     findings = lint(broken, sources)
     assert [(finding.rule, finding.line) for finding in findings] == [("count", changed_line(text, broken))] * 2
     assert "'ten'" in findings[0].what + findings[1].what
@@ -171,16 +221,36 @@ def test_swapped_counts_in_words_are_both_found(text: str, sources: Sources) -> 
         (in_section(RESULT, swap("**Main takeaways:**\n\n", "")), "takeaways", "has no **Main takeaways:**"),
         (in_section(RESULT, pattern(r"(\*\*Main takeaways:\*\*\n)(?s:.*?)\n!\[", r"\1\n![")), "takeaways", "No list follows"),
         (in_section(RESULT, pattern(rf"^!\[{FIGURE}\].*\n\n.*\n", "")), "figure", f"does not show its figure {FIGURE}"),
-        (in_section(RESULT, pattern(rf"(?<=\n)(!\[{FIGURE}\].*\n)\n.*\n", r"\1")), "caption", f"No caption follows the figure {FIGURE}"),
-        (in_section(RESULT, pattern(r"^(```+)completion (?s:.*?)\n\1\n", "")), "samples", "quotes 1 sample completions; it needs 2"),
-        (in_section("Artifacts", pattern(r"^<!--grid \d+-->\n\n(\|.*\n)+", "")), "digest", "lacks the table of digests from artifacts"),
+        (
+            in_section(RESULT, pattern(rf"(?<=\n)(!\[{FIGURE}\].*\n)\n.*\n", r"\1")),
+            "caption",
+            f"No caption follows the figure {FIGURE}",
+        ),
+        (
+            in_section(RESULT, pattern(r"^(```+)completion (?s:.*?)\n\1\n", "")),
+            "samples",
+            "quotes 1 sample completions; it needs 2",
+        ),
+        (
+            in_section("Artifacts", pattern(r"^<!--grid \d+-->\n\n(\|.*\n)+", "")),
+            "digest",
+            "lacks the table of digests from artifacts",
+        ),
         (pattern(r"^\| `villain` \| character \| inherited \| You.*\n", ""), "table", "other rows or columns"),
-        (in_section(DRIFT, pattern(r"^- Preregistered and sensitivity analyses disagree.*\n", "")), "disagreement", "does not say where"),
+        (
+            in_section(DRIFT, pattern(r"^- Preregistered and sensitivity analyses disagree.*\n", "")),
+            "disagreement",
+            "does not say where",
+        ),
         (pattern(r"^<!-- clean result of .*\n", ""), "header", "missing"),
         (lambda text: text[: text.index("\n<!-- bindings")], "binding", "cannot be read"),
-        (in_section("Background", lambda part: f"{part}\n\n![mine](../figures/mine.png)"), "figure", "is not a figure of this study"),
+        (
+            in_section("Background", lambda part: f"{part}\n\n![mine](../figures/mine.png)"),
+            "figure",
+            "is not a figure of this study",
+        ),
     ],
-)  # fmt: skip
+)
 def test_something_is_missing(change: Change, rule: str, said: str, text: str, sources: Sources) -> None:
     findings = lint(change(text), sources)
     assert [finding.rule for finding in findings] == [rule], findings
@@ -198,10 +268,13 @@ def test_sections_in_another_order(text: str, sources: Sources) -> None:
 
 def test_a_person_may_write_numbers_of_the_tables(text: str, sources: Sources) -> None:
     row = sources.tables["source_rates"].filter(persona="villain").row(0, named=True)
-    scan = sources.tables["regressions"].filter(family="scan", statistic="spearman", predictor="cosine", layer=3).row(0, named=True)
+    regressions = sources.tables["regressions"]
+    scan = regressions.filter(family="scan", statistic="spearman", predictor="cosine", layer=3).row(0, named=True)
+    naive = sources.tables["off_diagonal"].filter(statistic="spearman_naive", outcome="bystander_rate:all", layer=3)
+    assert naive["p"].item() < 0.001
     sentence = (
-        f"The villain emits the marker in {100 * row['rate']:.0f} % of its answers; rho at layer 3 is {scan['estimate']:.2f} with "
-        f"p = {scan['p']:.3f}, over 16 personas. There were two drops, no ties and ten increases. Two-sided, of course, and one "
+        f"The villain emits the marker in {100 * row['rate']:.0f} % of its answers; rho at layer 3 is {scan['estimate']:.2f} "
+        f"with p = {scan['p']:.3f}, and of pairs p < .001, over 16 personas. There were two drops, no ties and ten increases. Two-sided, of course, and one "
         "of several readings; see n12."
     )
     assert lint(human(sentence)(text), sources) == []

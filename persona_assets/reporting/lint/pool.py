@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,8 @@ from persona_assets.reporting.figures.style import readable
 from persona_assets.reporting.writeup.binding import Book
 
 _PERSONA_COLUMNS = ("persona", "source", "eval_persona", "persona_a", "persona_b")
+_NO_SHARES = ("estimate", "low", "high", "observed", "threshold", "delta", "cosine")
+Meant = Literal["number", "percent", "p"]
 _LAYER = re.compile(r"\blayers? (\d+)")
 _HALF = 0.5 + 1e-6  # of the last decimal
 
@@ -29,20 +32,21 @@ class Pool:
         """Look into a book."""
         self.book = book
 
-    def holds(self, value: float, decimals: int, text: str, *, below: bool = False) -> bool:
+    def holds(self, value: float, decimals: int, text: str, meant: Meant = "number", *, below: bool = False) -> bool:
         """Say whether a number stands in a row that a text speaks of.
 
         Args:
             value: the number; its sign is not compared, because words may carry it.
             decimals: how many are printed.
             text: the block it stands in.
+            meant: a p-value is looked for among p-values alone, and nothing else is; a percentage not among statistics.
             below: the text says that a p-value lies below it.
         """
         for column, values in self._values(text):
-            if below:
-                if (column == "p" or column.startswith("p_")) and bool((values < value).any()):
-                    return True
-            elif bool((np.abs(np.abs(values) - abs(value)) <= _HALF * 10.0**-decimals).any()):
+            is_p = column == "p" or column.startswith("p_")
+            if is_p != (meant == "p") or (meant == "percent" and column in _NO_SHARES):
+                continue
+            if bool((values < value if below else np.abs(np.abs(values) - abs(value)) <= _HALF * 10.0**-decimals).any()):
                 return True
         return False
 

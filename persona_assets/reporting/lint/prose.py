@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from persona_assets.reporting.lint.bound import Checked
 from persona_assets.reporting.lint.document import Block, Document
 from persona_assets.reporting.lint.findings import Finding
-from persona_assets.reporting.lint.pool import Pool
+from persona_assets.reporting.lint.pool import Meant, Pool
 from persona_assets.reporting.writeup.binding import GRID, Book
 from persona_assets.reporting.writeup.numbers import MINUS, SPELLED
 from persona_assets.reporting.writeup.outline import HUMAN_TLDR
 
 _NUMBER = re.compile(
-    rf"(?<![\w.])(?P<below>p [<≤] )?(?P<sign>[-{MINUS}](?=[\d.]))?"
+    rf"(?<![\w.])(?P<p>p (?P<relation>[<≤=>≥]) )?(?P<sign>[-{MINUS}](?=[\d.]))?"
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+)(?P<exponent>e[-−+]?\d+)?(?P<percent>\s?%)?(?!\w)"
 )
 _CODE = re.compile(r"`([^`]*)`")
@@ -62,7 +62,8 @@ def _numbers(block: Block, text: str, pool: Pool) -> Iterator[Finding]:
         if found["percent"]:
             value, decimals = value / 100, decimals + 2
         line, said = block.line_at(found.start()), found[0].strip()
-        if not pool.holds(value, decimals, block.plain, below=bool(found["below"])):
+        meant: Meant = "p" if found["p"] else "percent" if found["percent"] else "number"
+        if not pool.holds(value, decimals, block.plain, meant, below=found["relation"] in ("<", "≤")):
             yield Finding(
                 line,
                 "number",
@@ -90,9 +91,7 @@ def _counts(block: Block, own: Sequence[Checked], book: Book) -> Iterator[Findin
         line, said = block.line_at(found.start()), " ".join(found[0].split())
         if count not in counted:
             there = ", ".join(map(str, sorted(counted))) or "no such count"
-            yield Finding(
-                line, "count", f"The text says {said!r}; the tables have {there}.", "Write the count of the tables."
-            )
+            yield Finding(line, "count", f"The text says {said!r}; the tables have {there}.", "Write the count of the tables.")
         elif bound is None and block.section != HUMAN_TLDR.heading:
             yield Finding(line, "typed", f"{said!r} is typed, not rendered from a table cell.", _RENDER)
 
