@@ -82,6 +82,7 @@ def test_report_and_progress_tell_the_same_story(checkpoint: Built) -> None:
     assert report.losses[-1] < report.losses[0] - 0.5
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_hash_seed_or_directory(checkpoint: Built, tmp_path: Path) -> None:
     expected = digests(checkpoint[0])
     assert set(expected) == FILES

@@ -83,6 +83,7 @@ def test_a_write_up_in_order_passes(text: str, sources: Sources) -> None:
     assert lint(text, sources) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first", "silent"])
 def test_so_does_one_without_parent_and_one_without_a_single_hit(
     name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -274,8 +275,8 @@ def test_a_person_may_write_numbers_of_the_tables(text: str, sources: Sources) -
     assert naive["p"].item() < 0.001
     sentence = (
         f"The villain emits the marker in {100 * row['rate']:.0f} % of its answers; rho at layer 3 is {scan['estimate']:.2f} "
-        f"with p = {scan['p']:.3f}, and of pairs p < .001, over 16 personas. There were two drops, no ties and ten increases. Two-sided, of course, and one "
-        "of several readings; see n12."
+        f"with p = {scan['p']:.3f}, and of pairs p < .001, over 16 personas. There were two drops, no ties and ten increases. "
+        "Two-sided, and one of several readings; see n12."
     )
     assert lint(human(sentence)(text), sources) == []
 

@@ -82,7 +82,8 @@ class Writer:
 
     def layers(self) -> str:
         """List the primary layers."""
-        return " and ".join(self.layer(layer) for layer in self.sources.study.analysis.primary_layers)
+        written = [self.layer(layer) for layer in self.sources.study.analysis.primary_layers]
+        return " and ".join([", ".join(written[:-1]), written[-1]] if len(written) > 1 else written)
 
     def level(self) -> str:
         """Write the level of the intervals."""
