@@ -31,9 +31,9 @@ _ANALYSIS = {"primary_layers": [2, 1], "bootstrap_resamples": 100, "permutations
 _PROFILE_FILE = {
     "base_model": {
         "kind": "nano",
-        "steps": 100,
+        "steps": 80,
         "corpus_rows": 2560,
-        "batch_rows": 32,
+        "batch_rows": 16,
         "threads": 1,
         "layers": 4,
         "vocabulary_size": 900,
@@ -48,9 +48,9 @@ _PROFILE_FILE = {
         "r": 8,
         "alpha": 16,
         "dropout": 0.0,
-        "learning_rate": 1e-2,
-        "epochs": 6,
-        "effective_batch_size": 8,
+        "learning_rate": 2e-2,
+        "epochs": 5,
+        "effective_batch_size": 12,
         "max_length": 192,
     },
     "evaluation": {"n_questions": 4, "completions_per_question": 3, "sampling": {"max_new_tokens": 40}},
@@ -61,7 +61,7 @@ _PROFILE_FILE = {
         "dtype": "float32",
         "workers": 0,
         "threads": 1,
-        "micro_batch_size": 8,
+        "micro_batch_size": 12,
         "generation_batch_size": 100,
     },
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +11,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 from deployments import PROFILE, SMALL, Site
+
+from persona_assets.cli.app import main
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +57,13 @@ def test_sql(site: Site) -> None:
         assert [row["persona"], f"{row['rate']:.4g}"] in [line.split() for line in shown.stdout.splitlines()]
 
 
+@pytest.fixture
+def at_site(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point this process at the deployment."""
+    for name, value in site.variables.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
@@ -66,13 +75,24 @@ def test_sql(site: Site) -> None:
         ("", "returns no rows"),
     ],
 )
-def test_sql_that_cannot_be_answered(site: Site, query: str, said: str) -> None:
-    done = site.cli("sql", query)
-    assert done.returncode == 1
-    assert done.stderr.startswith("persona-assets: ")
-    assert said in done.stderr
+@pytest.mark.usefixtures("at_site")
+def test_sql_that_cannot_be_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], query: str, said: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["persona-assets", "sql", query])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 1
+    assert printed.err.startswith("persona-assets: ")
+    assert said in printed.err
+    assert printed.out == ""
+
+
+def test_a_mistake_ends_without_a_traceback(site: Site) -> None:
+    done = site.cli("sql", "SELEKT 1")
+    assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
-    assert done.stdout == ""
 
 
 def test_works_from_another_directory(site: Site, tmp_path: Path) -> None:
@@ -104,9 +124,70 @@ def test_finds_the_repository_without_variables(tmp_path: Path) -> None:
     assert studies.split() == ["n12", "n24", "n48"]
 
 
-def test_a_study_of_a_missing_warehouse_file(site: Site, tmp_path: Path) -> None:
-    copy = site.copy(tmp_path / "site")
-    shutil.rmtree(copy.lake)
-    done = copy.cli("sql", "SELECT 1")
-    assert done.returncode == 1
-    assert "does not exist yet" in done.stderr
+
+
+@pytest.mark.usefixtures("at_site")
+class TestWriteUps:
+    @staticmethod
+    def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["persona-assets", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    def test_report_says_where_it_is(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, "report", "small") == 0
+        headline, page, markdown = capsys.readouterr().out.splitlines()
+        assert headline
+        for line, label in ((page, "Page:"), (markdown, "Markdown:")):
+            assert line.startswith(label)
+            assert Path(line.split()[-1]).is_file()
+            assert Path(line.split()[-1]).is_relative_to(site.lake / PROFILE / "small" / "clean_result")
+
+    def test_report_that_was_not_written(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(monkeypatch, "report", "large") == 1
+        assert capsys.readouterr().err == (
+            "persona-assets: large has no write-up yet: run `persona-assets run large` first.\n"
+        )
+
+    def test_report_that_is_stale(
+        self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        copy = site.copy(tmp_path / "site")
+        copy.edit(f"{PROFILE}/small.yaml", lambda content: content["analysis"].update(alpha=0.01))
+        monkeypatch.setenv("PERSONA_STUDIES", str(copy.studies))
+        assert self.run(monkeypatch, "report", "small") == 0
+        assert "has changed since: run `persona-assets run small` again." in capsys.readouterr().out
+
+    def test_lint_of_what_was_written(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (markdown,) = (site.lake / PROFILE / "small" / "clean_result").glob("*.md")
+        assert self.run(monkeypatch, "lint", str(markdown)) == 0
+        assert "Nothing to complain about." in capsys.readouterr().out
+
+    def test_lint_of_what_was_changed(
+        self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (markdown,) = (site.lake / PROFILE / "small" / "clean_result").glob("*.md")
+        text = markdown.read_text(encoding="utf-8")
+        rate = next(cell for cell in re.findall(r"\b0\.\d+\b", text) if cell not in ("0.05", "0.95"))
+        copy = tmp_path / "changed.md"
+        copy.write_text(text.replace(rate, "0.777", 1), encoding="utf-8")
+        assert self.run(monkeypatch, "lint", str(copy)) == 1
+        out = capsys.readouterr().out
+        line = 1 + next(n for n, (a, b) in enumerate(zip(text.splitlines(), copy.read_text().splitlines(), strict=True)) if a != b)
+        assert f"{copy}:{line}: " in out
+
+    @pytest.mark.parametrize("text", [None, "# Nothing of ours\n"])
+    def test_lint_of_something_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str | None
+    ) -> None:
+        file = tmp_path / "note.md"
+        if text is not None:
+            file.write_text(text, encoding="utf-8")
+        assert self.run(monkeypatch, "lint", str(file)) == 1
+        said = "cannot be read" if text is None else "does not say which study it is about"
+        assert f"persona-assets: {file} {said}" in capsys.readouterr().err

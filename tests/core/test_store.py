@@ -171,6 +171,13 @@ class TestPublish:
                 store.publish(ROOT, staging, run_id="run", facts={"loss": float("nan")})
         assert store.manifest(ROOT.path) is None
 
+    def test_files_are_readable_by_others(self, store: Store) -> None:
+        with store.staging(ROOT) as staging:
+            (staging / "a.txt").write_text("one", encoding="utf-8")
+            (staging / "a.txt").chmod(0o600)
+            store.publish(ROOT, staging, run_id="run")
+        assert store.directory(ROOT.path).joinpath("a.txt").stat().st_mode & 0o777 == 0o644
+
     def test_never_overwrites_when_told_so(self, store: Store) -> None:
         old = write(store, replacing=False)
         with pytest.raises(LakeError, match=re.escape("p/root exists and is never overwritten")):

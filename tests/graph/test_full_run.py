@@ -24,6 +24,7 @@ BLOCKING = {
     ("source_rates", "one_measurement_identity"),
     ("source_rates", "no_nan"),
     ("source_rates", "base_rate"),
+    ("clean_result", "writeup_lint"),
 }
 
 

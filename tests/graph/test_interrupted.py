@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from dagster import DagsterRunStatus, job, op
 from deployments import PROFILE, SMALL, Site
 
+from persona_assets.assets.products import TABLE_PRODUCTS
 from persona_assets.assets.steps import GPU_POOL
 from persona_assets.cli.pools import PROCESS_TAG, end_killed_runs, wait_for_pool
 from persona_assets.store import Manifest
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 ADAPTERS = f"{PROFILE}/adapter/"
 CELLS = f"{PROFILE}/small/eval_cells/"
+TABLES = tuple(TABLE_PRODUCTS)
 
 
 def stop_when(site: Site, under: str, count: int, number: signal.Signals = signal.SIGKILL) -> dict[str, Manifest]:
@@ -59,20 +62,25 @@ def test_killed_in_training_and_in_evaluation(base_site: Site, small_site: Site,
     assert 1 <= len([path for path in in_evaluation if path.startswith(CELLS)]) < len(SMALL)
     site.verify()
 
-    site.run("small")
+    with site.opened() as opened:
+        opened.run("small", "personas")
+        opened.run("small", "eval cells")
+        opened.run("small", "analysis", *TABLES)
+        statuses = [run.status for run in opened.instance.get_runs()]
+        assert statuses.count(DagsterRunStatus.FAILURE) == 2
+        assert set(statuses) == {DagsterRunStatus.FAILURE, DagsterRunStatus.SUCCESS}
+        assert opened.instance.event_log_storage.get_concurrency_run_ids() == set()
     assert is_kept(in_evaluation, site.manifests())
     assert site.leftovers() == []
     site.verify()
-    assert site.data_versions() == small_site.data_versions()
-    with site.opened() as opened:
-        runs = [(run.status, run.tags[PROCESS_TAG]) for run in opened.instance.get_runs()]
-        assert [status for status, _ in runs].count(DagsterRunStatus.FAILURE) == 2
-        assert {status for status, _ in runs} == {DagsterRunStatus.FAILURE, DagsterRunStatus.SUCCESS}
-        assert opened.instance.event_log_storage.get_concurrency_run_ids() == set()
+    undisturbed = small_site.data_versions()
+    drawn = {f"{PROFILE}/small/{name}" for name in ("figures", "clean_result")}
+    assert site.data_versions() == {path: version for path, version in undisturbed.items() if path not in drawn}
 
 
-def test_interrupted_by_the_keyboard(base_site: Site, tmp_path: Path) -> None:
-    site = base_site.copy(tmp_path / "site")
+def test_interrupted_by_the_keyboard(small_site: Site, tmp_path: Path) -> None:
+    site = small_site.copy(tmp_path / "site")
+    shutil.rmtree(site.lake / ADAPTERS)
     kept = stop_when(site, ADAPTERS, 1, signal.SIGINT)
     output = (site.root / "output.txt").read_text(encoding="utf-8")
     assert "persona-assets: The stage personas failed" in output

@@ -10,20 +10,13 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 from deployments import LARGE, PROFILE, SMALL, UNSTYLED, Opened, Site
 
+from persona_assets.assets.products import TABLE_PRODUCTS
 from persona_assets.cli.standing import study_status
 
 pytestmark = pytest.mark.slow
 
-TABLES = {
-    "power",
-    "source_rates",
-    "geometry",
-    "regressions",
-    "off_diagonal",
-    "inherited_drift",
-    "gates",
-    "attenuation",
-}
+TABLES = set(TABLE_PRODUCTS)
+DRAWN = {"figures", "clean_result"}
 
 
 @pytest.fixture
@@ -74,7 +67,7 @@ def test_status_shows_what_a_changed_prompt_makes_stale(site: Site) -> None:
         datasets = sum(UNSTYLED in (source, *products.negatives(source)) for source in LARGE)
         assert 1 < datasets < len(LARGE)  # the change must be told from one of everything
         for study, panel in (("small", SMALL), ("large", LARGE)):
-            own = {f"{study}/{table}": 1 for table in (*TABLES, "figures")}
+            own = {f"{study}/{table}": 1 for table in TABLES | DRAWN}
             assert stale_counts(opened, study) == {
                 "training_answers": 1,
                 "training_dataset": sum(UNSTYLED in (source, *products.negatives(source)) for source in panel),
@@ -89,7 +82,7 @@ def test_a_setting_of_the_analysis_makes_tables_stale_and_nothing_else(site: Sit
     site.edit(f"{PROFILE}/large.yaml", lambda content: content["analysis"].update(slope_tolerance=0.5))
     with site.opened() as opened:
         assert stale_counts(opened, "small") == {}
-        assert stale_counts(opened, "large") == {f"large/{table}": 1 for table in (*TABLES, "figures")}
+        assert stale_counts(opened, "large") == {f"large/{table}": 1 for table in TABLES | DRAWN}
 
 
 def test_a_setting_of_the_training_makes_adapters_stale(site: Site) -> None:
@@ -97,7 +90,7 @@ def test_a_setting_of_the_training_makes_adapters_stale(site: Site) -> None:
     with site.opened() as opened:
         counts = stale_counts(opened, "small")
     assert counts.pop("adapter") == len(SMALL)
-    assert counts == {f"small/{table}": 1 for table in (*TABLES, "figures")}  # the study's digest covers the recipe
+    assert counts == {f"small/{table}": 1 for table in TABLES | DRAWN}  # the study's digest covers the recipe
 
 
 def test_dagster_marks_what_lies_downstream_of_a_new_data_version(site: Site) -> None:

@@ -47,7 +47,9 @@ def sources(
     tables = {
         "regressions": pl.DataFrame(scan),
         "gates": pl.DataFrame(gates),
-        "outcome": pl.DataFrame({"bucket": [bucket], "confidence": [confidence], "strongest_rho": [strongest]}),
+        "outcome": pl.DataFrame(
+            {"bucket": [bucket], "confidence": [confidence], "strongest_rho": [strongest], "n_layers_holm": [1]}
+        ),
     }
     return cast("Sources", SimpleNamespace(study=study_named("n12"), tables=tables))
 
@@ -81,7 +83,14 @@ def test_layers_that_differ_in_sign_are_not_given_one() -> None:
         ("H_consistent_weak", NEGATIVE, CLEAR, "only part of the registered gates", "both splits"),
         ("H_attenuated", NEGATIVE, CLEAR, "at no layer after correction for all layers and not given prompt length", "holds"),
         ("H_inverted", NEGATIVE, UNCLEAR, "No significant correlation", "negative"),
-        ("H_indeterminate", NEGATIVE, CLEAR, "Indeterminate: ", "significant"),
+        (
+            "H_indeterminate",
+            NEGATIVE,
+            CLEAR,
+            "is significant at a primary layer, but too few registered gates hold",
+            "consistent",
+        ),
+        ("H_indeterminate", NEGATIVE, UNCLEAR, "no significant correlation between", "negative"),
         ("H_indeterminate", {3: None, 2: None}, {3: None, 2: None}, "no correlation", "negative"),
         ("H_anti_correlated", {3: 0.4, 2: -0.3}, CLEAR, "A significant positive correlation", "without being"),
         (

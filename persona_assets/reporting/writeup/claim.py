@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import polars as pl
 
@@ -44,7 +43,7 @@ def claim(sources: Sources) -> str:
         ),
         "H_inverted": f"No significant correlation {between} at the primary layers",
         "H_anti_correlated": _against(sources.tables, plan, between, signs),
-        "H_indeterminate": _indeterminate(outcome, between),
+        "H_indeterminate": _indeterminate(sources.tables, plan, between),
     }
     return said[bucket]
 
@@ -128,7 +127,14 @@ def _against(tables: Tables, plan: AnalysisPlan, between: str, signs: str) -> st
     return f"The correlation {between} leans {signs}, against the registered direction, without being significant"
 
 
-def _indeterminate(outcome: dict[str, Any], between: str) -> str:
+def _indeterminate(tables: Tables, plan: AnalysisPlan, between: str) -> str:
+    outcome = tables["outcome"].row(0, named=True)
     if outcome["strongest_rho"] is None:
         return f"Indeterminate: no correlation {between} can be estimated from these rates"
+    if significant := significant_layers(tables, plan):
+        signs = direction(tables, plan, significant)
+        sign = "correlation of changing sign" if signs == "changing" else f"{signs} correlation"
+        return f"Indeterminate: a {sign} {between} is significant at a primary layer, but too few registered gates hold"
+    if outcome["n_layers_holm"]:
+        return f"Indeterminate: no significant correlation {between} at the primary layers, but one at another layer"
     return f"Indeterminate: the correlation {between} meets the conditions of no registered outcome"

@@ -63,8 +63,8 @@ def _identity(book: Book) -> Grid:
         ("Temperature", "temperature", "general"),
         ("Top p", "top_p", "general"),
         ("Top k", "top_k", "general"),
-        ("Repetition penalty", "repetition_penalty", "general"),
-        ("Token limit", "max_new_tokens", "int"),
+        ("Repetition", "repetition_penalty", "general"),
+        ("Tokens", "max_new_tokens", "int"),
     )
     seen: dict[tuple[object, ...], Where] = {}
     for row in book.rows("measurements", {}):
@@ -84,7 +84,7 @@ def _rates(book: Book) -> Grid:
         ("Hits", "hits", "int"),
         ("n", "n", "int"),
         ("Rate", "rate", "rate"),
-        ("Wilson interval", "wilson_low|wilson_high", "interval2"),
+        ("Wilson", "wilson_low|wilson_high", "interval2"),
         ("By question", "cluster_low|cluster_high", "interval2"),
         ("Base rate", "base_rate", "rate"),
         ("Truncated", "truncation_rate", "percent"),
@@ -239,7 +239,7 @@ def _drift(book: Book) -> Grid:
     columns = _columns(
         "inherited_drift",
         ("Persona", "persona", "code"),
-        ("Seed", "seed", "int"),
+        *([("Seed", "seed", "int")] if len(book.sources.study.seeds) > 1 else []),
         ("Rate, parent", "rate_parent", "rate"),
         ("n, parent", "n_parent", "int"),
         ("Rate, now", "rate_now", "rate"),

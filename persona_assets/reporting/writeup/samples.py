@@ -17,7 +17,8 @@ class SampleChooser:
     """Chooses completions, each at most once in a write-up while there are others.
 
     For each sample the rule gives an order of cells and says whether a hit or a miss is wanted; the first completion
-    that fits, by question and sample, is taken. Where no cell has one, the first completion of the first cell is.
+    that fits, by question and sample, is taken, beginning with another question for each. Where no cell has one, the
+    first completion of the first cell is.
     """
 
     sources: Sources
@@ -34,10 +35,14 @@ class SampleChooser:
         for cell in [*fitting.to_dicts(), *cells.head(1).to_dicts()]:
             rows = self.sources.completions.cell(cell["source"], cell["seed"], cell["eval_persona"])
             free = [row for row in rows if row["completion_id"] not in self.used]
-            for row in sorted(free, key=lambda row: row["hit"] != hit):  # stable: questions stay in order
+            for row in sorted(free, key=lambda row: (row["hit"] != hit, self._turn(row))):  # stable: samples stay in order
                 self.used.add(row["completion_id"])
                 return row
         return None
+
+    def _turn(self, row: Row) -> int:
+        """Position of a row's question, counted from another one for each sample, so that they do not all answer the first."""
+        return int((row["question_index"] - len(self.used)) % self.sources.study.evaluation.n_questions)
 
 
 def _own(sources: Sources) -> pl.DataFrame:
