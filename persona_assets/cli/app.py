@@ -107,7 +107,7 @@ def lint(file: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown of 
 def main() -> None:
     """Run the command line; errors meant for the user end with their text and exit code 1."""
     try:
-        app()
+        app(prog_name="persona-assets")
     except PersonaAssetsError as error:
         typer.echo(f"persona-assets: {error}", err=True)
         sys.exit(1)

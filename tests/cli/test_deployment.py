@@ -178,7 +178,8 @@ class TestWriteUps:
         copy.write_text(text.replace(rate, "0.777", 1), encoding="utf-8")
         assert self.run(monkeypatch, "lint", str(copy)) == 1
         out = capsys.readouterr().out
-        line = 1 + next(n for n, (a, b) in enumerate(zip(text.splitlines(), copy.read_text().splitlines(), strict=True)) if a != b)
+        lines = zip(text.splitlines(), copy.read_text(encoding="utf-8").splitlines(), strict=True)
+        line = 1 + next(number for number, (before, after) in enumerate(lines) if before != after)
         assert f"{copy}:{line}: " in out
 
     @pytest.mark.parametrize("text", [None, "# Nothing of ours\n"])
