@@ -38,7 +38,7 @@ def make_adapter(task: AdapterTask) -> Facts:
     trainer = loaded(
         "trainer",
         (checkpoint, task.recipe, task.runtime),
-        lambda: LoraTrainer(
+        lambda: LoraTrainer.load(
             checkpoint,
             task.recipe,
             base_name=task.base_name,

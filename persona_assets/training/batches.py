@@ -25,7 +25,13 @@ class BatchPlan:
 
 
 def plan_batches(
-    lengths: Sequence[int], *, seed: int, epochs: int, effective_batch_size: int, micro_batch_size: int
+    lengths: Sequence[int],
+    *,
+    seed: int,
+    epochs: int,
+    effective_batch_size: int,
+    micro_batch_size: int,
+    micro_batch_tokens: int | None = None,
 ) -> list[BatchPlan]:
     """Plan all optimizer steps of a training.
 
@@ -40,11 +46,12 @@ def plan_batches(
         epochs: passes over the rows.
         effective_batch_size: rows of one optimizer step.
         micro_batch_size: rows of one forward pass at most; it need not divide the effective batch size.
+        micro_batch_tokens: tokens of one forward pass at most, a longer row going alone; None sets no limit.
 
     Raises:
         TrainingError: a size or the number of epochs is below 1, or there are no rows.
     """
-    if min(epochs, effective_batch_size, micro_batch_size, len(lengths)) < 1:
+    if min(epochs, effective_batch_size, micro_batch_size, len(lengths), micro_batch_tokens or 1) < 1:
         raise TrainingError(
             f"Cannot plan batches of {effective_batch_size} (micro {micro_batch_size}) for {len(lengths)} "
             f"rows and {epochs} epochs: each must be at least 1."
@@ -55,6 +62,17 @@ def plan_batches(
         order = generator.permutation(len(lengths)).tolist()
         for start in range(0, len(order), effective_batch_size):
             step = sorted(order[start : start + effective_batch_size], key=lambda row: (lengths[row], row))
-            cuts = range(0, len(step), micro_batch_size)
-            plans.append(BatchPlan(epoch, tuple(tuple(step[cut : cut + micro_batch_size]) for cut in cuts)))
+            plans.append(BatchPlan(epoch, _micro_batches(step, lengths, micro_batch_size, micro_batch_tokens)))
     return plans
+
+
+def _micro_batches(rows: list[int], lengths: Sequence[int], size: int, tokens: int | None) -> tuple[tuple[int, ...], ...]:
+    batches: list[list[int]] = []
+    room = 0
+    for row in rows:
+        if not batches or len(batches[-1]) == size or (tokens is not None and lengths[row] > room):
+            batches.append([])
+            room = tokens or 0
+        batches[-1].append(row)
+        room -= lengths[row]
+    return tuple(map(tuple, batches))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from persona_assets.training.tokenizing import TokenizedRow, tokenize_rows
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from persona_assets.dataset import TrainingRow
     from persona_assets.study import Recipe
@@ -36,35 +38,36 @@ class LoraTrainer:
 
     def __init__(
         self,
-        base_checkpoint: Path,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         recipe: Recipe,
         *,
         base_name: str,
-        device: str = "cpu",
-        dtype: str = "float32",
         micro_batch_size: int = 16,
+        micro_batch_tokens: int | None = None,
+        recompute_activations: bool = False,
     ) -> None:
-        """Load the base model and put an adapter on it.
+        """Put an adapter on a base model.
 
         Args:
-            base_checkpoint: checkpoint directory of the base model.
+            base: the loaded base model; it stays as it is, but for the adapter layers put into it.
+            tokenizer: its tokenizer.
             recipe: LoRA hyper-parameters.
             base_name: lasting name of the base model, for adapters' configurations, in place of a path.
-            device: torch device.
-            dtype: precision of the base weights; LoRA weights, gradients and optimizer are always float32.
-            micro_batch_size: rows of one forward pass.
+            micro_batch_size: rows of one forward pass, at most.
+            micro_batch_tokens: tokens of one forward pass, at most; a longer row goes alone. None sets no limit.
+            recompute_activations: compute each layer again in the backward pass instead of keeping what it needs:
+                a third more work, for a device whose memory does not hold a single row otherwise.
 
         Raises:
             TrainingError: a target module of the recipe is not in the base model.
         """
         from peft import LoraConfig, get_peft_model
 
-        from persona_assets.models.loading import load_model, load_tokenizer
-
         self.recipe = recipe
         self.micro_batch_size = micro_batch_size
-        self.tokenizer = load_tokenizer(base_checkpoint)
-        base = load_model(base_checkpoint, device=device, dtype=dtype)
+        self.micro_batch_tokens = micro_batch_tokens
+        self.tokenizer = tokenizer
         _check_targets(base, recipe)
         register_attention()
         base.set_attn_implementation(ATTENTION)
@@ -85,8 +88,32 @@ class LoraTrainer:
         self._decoder = base.get_decoder()
         if effective_weights_pay(self._model, self._decoder, recipe.r, recipe.dropout):
             self._decoder = EffectiveWeightsDecoder(self._model, self._decoder, _ADAPTER)
+        else:
+            from persona_assets.training.lora_function import use_lora_product
+
+            use_lora_product(self._model, _ADAPTER)
+        if recompute_activations:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
         self._head = base.get_output_embeddings()
         self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
+    @classmethod
+    def load(
+        cls, base_checkpoint: Path, recipe: Recipe, *, device: str = "cpu", dtype: str = "float32", **options: Any
+    ) -> LoraTrainer:
+        """Load the base model from a directory and put an adapter on it.
+
+        Args:
+            base_checkpoint: checkpoint directory of the base model.
+            recipe: LoRA hyper-parameters.
+            device: torch device.
+            dtype: precision of the base weights; LoRA weights, gradients and optimizer are always float32.
+            options: as `LoraTrainer` takes them.
+        """
+        from persona_assets.models.loading import load_model, load_tokenizer
+
+        tokenizer = load_tokenizer(base_checkpoint)
+        return cls(load_model(base_checkpoint, device=device, dtype=dtype), tokenizer, recipe, **options)
 
     def train(
         self, rows: Sequence[TrainingRow], seed: int, on_step: Callable[[StepRecord], None] | None = None
@@ -111,9 +138,10 @@ class LoraTrainer:
             epochs=self.recipe.epochs,
             effective_batch_size=self.recipe.effective_batch_size,
             micro_batch_size=self.micro_batch_size,
+            micro_batch_tokens=self.micro_batch_tokens,
         )
         curve: list[StepRecord] = []
-        with _private_generators(self._device):
+        with _private_generators(self._device), deterministic_sums(self._device):
             torch.manual_seed(derive_seed("lora", seed))
             self._reset_adapter()
             optimizer, schedule = self._optimizer(len(plans))
@@ -144,16 +172,34 @@ class LoraTrainer:
         warmup = math.ceil(self.recipe.warmup_ratio * n_steps)
         return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, n_steps)
 
+    def gradients(self, rows: Sequence[TrainingRow]) -> tuple[float, dict[str, torch.Tensor]]:
+        """Return loss and gradients of the adapter as the last training left it, over these rows as one effective batch.
+
+        Nothing is updated, and dropout is off: for comparing with another way to compute them.
+        """
+        tokenized = tokenize_rows(self.tokenizer, rows, self.recipe.max_length)
+        (plan,) = plan_batches(
+            [len(row.input_ids) for row in tokenized],
+            seed=0,
+            epochs=1,
+            effective_batch_size=len(rows),
+            micro_batch_size=self.micro_batch_size,
+            micro_batch_tokens=self.micro_batch_tokens,
+        )
+        self._model.eval()
+        with deterministic_sums(self._device):
+            loss, _ = self._accumulate(plan, tokenized)
+        trained = ((name, value.grad) for name, value in self._model.named_parameters())
+        gradients = {name: gradient.detach().clone() for name, gradient in trained if gradient is not None}
+        for parameter in self._parameters:
+            parameter.grad = None
+        return loss, gradients
+
     def _gradient(self, number: int, plan: BatchPlan, rows: list[TokenizedRow], learning_rate: float) -> StepRecord:
         """Accumulate the gradient of one effective batch, and clip it."""
         import torch
 
-        n_tokens = sum(rows[row].n_completion_tokens for batch in plan.micro_batches for row in batch)
-        loss = 0.0
-        for batch in plan.micro_batches:
-            share = self._summed_loss([rows[row] for row in batch]) / n_tokens
-            share.backward()
-            loss += share.item()
+        loss, n_tokens = self._accumulate(plan, rows)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
@@ -161,6 +207,17 @@ class LoraTrainer:
                 f"{learning_rate:.3g}: the training diverged. Lower recipe.learning_rate, or use float32."
             )
         return StepRecord(number, plan.epoch, loss, learning_rate, n_tokens)
+
+    def _accumulate(self, plan: BatchPlan, rows: list[TokenizedRow]) -> tuple[float, int]:
+        """Add up the gradient of one effective batch; return its mean loss and its completion tokens."""
+        n_tokens = sum(rows[row].n_completion_tokens for batch in plan.micro_batches for row in batch)
+        shares = []
+        for batch in plan.micro_batches:
+            share = self._summed_loss([rows[row] for row in batch]) / n_tokens
+            share.backward()
+            shares.append(share.detach())
+        # Read at the end: a GPU is never left waiting for the next micro-batch.
+        return math.fsum(share.item() for share in shares), n_tokens
 
     def _summed_loss(self, rows: list[TokenizedRow]) -> torch.Tensor:
         """Sum the cross-entropy over the completion tokens of some rows; only those get logits."""
@@ -194,6 +251,22 @@ def _private_generators(device: torch.device) -> AbstractContextManager[None]:
 
     generators: AbstractContextManager[None] = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     return generators
+
+
+@contextmanager
+def deterministic_sums(device: torch.device) -> Iterator[None]:
+    """Let a GPU add up in one fixed order, so that the same training gives the same bits; a CPU does so anyway."""
+    import torch
+
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch insists on it; these are its own sizes
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def _check_targets(base: torch.nn.Module, recipe: Recipe) -> None:

@@ -4,7 +4,8 @@ Everything in a decoder but attention works on one token at a time, so it can ru
 end to end. Under causal attention a token's hidden state depends on what stands before it alone, so rows that
 begin alike (here: with the same system prompt) can share those tokens, exactly. Only attention sees whole rows:
 it gathers queries, keys and values into [row, position], and takes one result back for each token. On the
-short rows of the embedded profile this halves the tokens of a batch.
+short rows of the embedded profile this halves the tokens of a batch. Padding is left in attention alone: at 7B and
+rows of 300 tokens that is 1 % of the operations, so nothing is gained by an attention over ragged rows.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class PackedRows:
         scatter: [N] for each token the one place in [R * L] from which its attention result is taken.
         predicting: [T] the tokens after which a completion token comes.
         targets: [T] ids of those completion tokens.
+        padding: [R * L] true where no token stands.
         n_rows: R.
+        shared: whether a token can belong to several rows.
     """
 
     input_ids: torch.Tensor
@@ -43,7 +46,9 @@ class PackedRows:
     scatter: torch.Tensor
     predicting: torch.Tensor
     targets: torch.Tensor
+    padding: torch.Tensor
     n_rows: int
+    shared: bool
 
 
 def pack_rows(rows: Sequence[TokenizedRow], *, share_prefixes: bool, device: torch.device) -> PackedRows:
@@ -58,6 +63,7 @@ def pack_rows(rows: Sequence[TokenizedRow], *, share_prefixes: bool, device: tor
 
     width = max(len(row.input_ids) for row in rows) - 1
     gather = [0] * (len(rows) * width)
+    padding = [True] * (len(rows) * width)
     # (token before, id) -> token. Rows that share start from one root, the others each from its own.
     tokens: dict[tuple[int, int], int] = {}
     positions: list[int] = []
@@ -73,6 +79,7 @@ def pack_rows(rows: Sequence[TokenizedRow], *, share_prefixes: bool, device: tor
                 positions.append(position)
                 scatter.append(place)
             gather[place] = token
+            padding[place] = False
         start = number * width + row.completion_start - 1
         predicting.extend(gather[start : number * width + len(row.input_ids) - 1])
         targets.extend(row.labels[row.completion_start :])
@@ -84,7 +91,9 @@ def pack_rows(rows: Sequence[TokenizedRow], *, share_prefixes: bool, device: tor
         scatter=torch.tensor(scatter, device=device),
         predicting=torch.tensor(predicting, device=device),
         targets=torch.tensor(targets, device=device),
+        padding=torch.tensor(padding, device=device),
         n_rows=len(rows),
+        shared=share_prefixes,
     )
 
 
@@ -112,10 +121,11 @@ def _packed_attention(
     """Attend within each row: tensors [1, heads, N, head size] in, [1, N, heads, head size] out."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    from persona_assets.training.row_order import into_rows, out_of_rows
+
     def by_row(tensor: torch.Tensor) -> torch.Tensor:
-        tokens = tensor[0].transpose(0, 1).index_select(0, packed.gather)
+        tokens = into_rows(tensor[0].transpose(0, 1), packed)
         return tokens.view(packed.n_rows, -1, *tokens.shape[1:]).transpose(1, 2)
 
     output, _ = sdpa_attention_forward(module, by_row(query), by_row(key), by_row(value), None, **options)
-    merged: torch.Tensor = output.flatten(0, 1)
-    return merged.index_select(0, packed.scatter).unsqueeze(0), None
+    return out_of_rows(output.flatten(0, 1), packed).unsqueeze(0), None

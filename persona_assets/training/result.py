@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from persona_assets.errors import PersonaAssetsError
 
 if TYPE_CHECKING:
@@ -80,6 +78,7 @@ class TrainingResult:
         Args:
             out_dir: directory for the three files; made if it does not exist.
         """
+        import polars as pl
         from safetensors.torch import save_file
 
         out_dir.mkdir(parents=True, exist_ok=True)

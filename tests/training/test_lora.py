@@ -38,7 +38,7 @@ NARROW, WIDE = 4, 32  # ranks, for layers 32 wide
 
 
 def trainer_of(checkpoint: Path, recipe: Recipe, micro_batch_size: int = 8, dtype: str = "float32") -> LoraTrainer:
-    return LoraTrainer(checkpoint, recipe, base_name=BASE_NAME, micro_batch_size=micro_batch_size, dtype=dtype)
+    return LoraTrainer.load(checkpoint, recipe, base_name=BASE_NAME, micro_batch_size=micro_batch_size, dtype=dtype)
 
 
 def same_bits(first: TrainingResult, second: TrainingResult) -> bool:
@@ -254,8 +254,8 @@ def test_another_process_with_another_hash_seed_writes_the_same_bytes(
         "from persona_assets.training import LoraTrainer\n"
         "given = json.load(sys.stdin)\n"
         "torch.set_num_threads(given['threads'])\n"
-        "trainer = LoraTrainer(pathlib.Path(given['checkpoint']), Recipe(**given['recipe']),\n"
-        "                      base_name=given['base_name'], micro_batch_size=8)\n"
+        "trainer = LoraTrainer.load(pathlib.Path(given['checkpoint']), Recipe(**given['recipe']),\n"
+        "                           base_name=given['base_name'], micro_batch_size=8)\n"
         "trainer.train(given['rows'], seed=42).save_adapter(pathlib.Path(given['out']))\n"
     )
     given = {
