@@ -88,6 +88,7 @@ class NanoBase(_Model):
     pretraining_seed: Seed = 0
     steps: PositiveInt = 500
     batch_rows: PositiveInt = 32
+    shards: Annotated[int, Field(ge=1, description="parts of a batch; their gradients are added in order")] = 2
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-2
     warmup_steps: PositiveInt = 30
     corpus_rows: PositiveInt = 16_000

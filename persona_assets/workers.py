@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from persona_assets.malloc import keep_freed_memory
+from persona_assets.numerics import choose_common_kernels
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -57,6 +58,7 @@ class WorkerPool:
             function: a module-level function (worker processes import it by name).
             tasks: task by key.
         """
+        choose_common_kernels()
         if self.workers == 0:
             for key, task in tasks.items():
                 yield _attempt(key, function, task)
@@ -106,6 +108,11 @@ class WorkerPool:
         return self._executor
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 _pools: dict[tuple[int, int], WorkerPool] = {}
 
 
@@ -132,6 +139,7 @@ def _prepare_worker(parent: int, threads: int) -> None:
     # Threads that wait by spinning starve each other on a busy machine.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["TQDM_DISABLE"] = "1"  # the bars of several processes would run into each other
+    choose_common_kernels()
     keep_freed_memory()
     threading.Thread(target=_exit_when_orphaned, args=(parent,), daemon=True).start()
 

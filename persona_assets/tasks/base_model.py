@@ -12,10 +12,13 @@ from persona_assets.panel import Panel
 from persona_assets.questions import QuestionSet
 from persona_assets.study import HubBase, NanoBase
 from persona_assets.tasks.loaded import Facts
+from persona_assets.workers import available_cores
 
 CHECKPOINT = "checkpoint"
 PRETRAINING_FILE = "pretraining_loss.parquet"
 REFERENCE_FILE = "reference.json"
+_ROWS_WORTH_A_PROCESS = 4096
+"""Rows of pre-training from which a second process saves more than its start costs."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def _build_nano(task: BaseModelTask, settings: NanoBase) -> Facts:
         settings=settings,
         threads=settings.threads,
         on_progress=say,
+        processes=available_cores() if settings.steps * settings.batch_rows >= _ROWS_WORTH_A_PROCESS else 1,
     )
     curve = pl.DataFrame({"step": range(1, len(report.losses) + 1), "loss": report.losses})
     curve.write_parquet(task.out_dir / PRETRAINING_FILE)

@@ -89,6 +89,13 @@ def test_workers_stay_and_have_the_threads_they_were_given() -> None:
     assert first[1] == "3"
 
 
+@pytest.mark.slow
+def test_workers_use_the_kernels_that_every_x86_processor_has(warm_pool: WorkerPool) -> None:
+    ((found, mkl),) = [outcome.result for outcome in warm_pool.run(worker_tasks.kernels, {"x": 0})]
+    assert mkl == "AVX2"
+    assert found in ("AVX2", "DEFAULT", "NO AVX")  # never AVX512, whatever the machine
+
+
 def test_one_pool_of_each_shape() -> None:
     assert shared_pool(0) is shared_pool(0, 1)
     assert shared_pool(0) is not shared_pool(0, 2)

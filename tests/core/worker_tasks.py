@@ -28,6 +28,12 @@ def process_and_threads(_: int) -> tuple[int, str | None]:
     return os.getpid(), os.environ.get("OMP_NUM_THREADS")
 
 
+def kernels(_: int) -> tuple[str, str]:
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability(), os.environ["MKL_CBWR"]
+
+
 def announce_and_wait(file: Path) -> None:
     file.write_text(str(os.getpid()), encoding="utf-8")
     time.sleep(120)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from persona_assets.errors import ConfigurationError
+from persona_assets.errors import ConfigurationError, PersonaAssetsError
 from persona_assets.hashing import sha256_file
 from persona_assets.models.nano import NanoReport, build_nano_model
 from persona_assets.models.nano.corpus import generate_rows
-from persona_assets.models.nano.pretrain import encode_rows
+from persona_assets.models.nano.pretrain import EncodedRow, encode_rows
+from persona_assets.models.nano.shards import sharded_gradient
 from persona_assets.models.nano.tokenizer import chat_prompt, train_tokenizer
 from persona_assets.panel import load_panel
 from persona_assets.questions import load_questions
@@ -51,7 +53,7 @@ build_nano_model(
 Built = tuple[Path, NanoReport, list[tuple[int, int, float]]]
 
 
-def build(directory: Path, settings: NanoBase = SMALL) -> tuple[NanoReport, list[tuple[int, int, float]]]:
+def build(directory: Path, settings: NanoBase = SMALL, processes: int = 1) -> tuple[NanoReport, list[tuple[int, int, float]]]:
     steps: list[tuple[int, int, float]] = []
     report = build_nano_model(
         directory,
@@ -60,6 +62,7 @@ def build(directory: Path, settings: NanoBase = SMALL) -> tuple[NanoReport, list
         settings=settings,
         threads=1,
         on_progress=lambda step, total, loss: steps.append((step, total, loss)),
+        processes=processes,
     )
     return report, steps
 
@@ -93,6 +96,53 @@ def test_bytes_do_not_depend_on_hash_seed_or_directory(checkpoint: Built, tmp_pa
         [sys.executable, "-c", BUILD, str(target)], cwd=ROOT, env=environment, check=True, timeout=240
     )
     assert digests(target) == expected
+
+
+@pytest.mark.slow
+def test_bytes_do_not_depend_on_the_number_of_processes(checkpoint: Built, tmp_path: Path) -> None:
+    report, _ = build(tmp_path / "base", processes=2)
+    assert report.losses == checkpoint[1].losses
+    assert digests(tmp_path / "base") == digests(checkpoint[0])
+
+
+def test_shards_add_up_to_the_gradient_of_the_batch(checkpoint: Built) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint[0], local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint[0], local_files_only=True)
+    panel, questions = load_panel(ROOT / "studies/personas.yaml"), load_questions(ROOT / "studies/questions.yaml")
+    rows = encode_rows(generate_rows(panel, questions, SMALL)[:7], tokenizer.backend_tokenizer)
+
+    total = torch.zeros(())
+    for row in rows:  # each alone, without padding
+        ids = torch.tensor([row.ids])
+        labels = torch.where(torch.arange(ids.shape[1]) < row.answer_start, -100, ids)
+        total = total + model(input_ids=ids, labels=labels).loss * (len(row.ids) - row.answer_start)
+    mean = total / sum(len(row.ids) - row.answer_start for row in rows)
+    mean.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    for shards in (1, 2, 3, 9):  # nine: more than there are rows
+        with sharded_gradient(model, 0, shards=shards, processes=1) as gradient:
+            assert gradient(rows) == pytest.approx(mean.item(), rel=1e-5)
+            for name, parameter in model.named_parameters():
+                torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_helper_that_dies_is_reported(checkpoint: Built) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint[0], local_files_only=True)
+    rows = [EncodedRow((1, 2, 3), 1), EncodedRow((3, 2, 1), 1)]
+    with sharded_gradient(model, 0, shards=2, processes=2) as gradient:
+        gradient(rows)
+        (helper,) = multiprocessing.active_children()
+        helper.kill()
+        helper.join()
+        with pytest.raises(PersonaAssetsError, match="helped to pre-train"):
+            gradient(rows)
 
 
 def test_another_seed_gives_another_model(checkpoint: Built, tmp_path: Path) -> None:

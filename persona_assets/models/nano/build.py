@@ -53,6 +53,7 @@ def build_nano_model(
     settings: NanoBase,
     threads: int,
     on_progress: Progress,
+    processes: int = 1,
 ) -> NanoReport:
     """Pre-train the embedded base model and write it as a Hugging Face checkpoint directory.
 
@@ -66,6 +67,7 @@ def build_nano_model(
         settings: sizes, steps, seed.
         threads: torch threads while training.
         on_progress: called after every step with (step, steps, loss).
+        processes: at most so many share the work; the bytes do not depend on it.
 
     Returns:
         Sizes, the loss curve and the time taken.
@@ -85,7 +87,7 @@ def build_nano_model(
     end_id, pad_id = (special_id(tokenizer, token) for token in (TURN_END, END_OF_TEXT))
     with torch_threads(threads):
         model = new_model(settings, tokenizer.get_vocab_size(), end_id, pad_id)
-        losses = pretrain(model, encode_rows(rows, tokenizer), settings, pad_id, on_progress)
+        losses = pretrain(model, encode_rows(rows, tokenizer), settings, pad_id, on_progress, processes=processes)
     model.generation_config.do_sample = False
     out_dir.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out_dir)
