@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # One thread unless a task asks for more: the same sums on every machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check ui clean
+.PHONY: demo test check ui clean browser
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -15,8 +15,15 @@ help: ## Show what there is
 demo: $(STAMP) ## Set up, run the study n12 on the embedded model, print its result
 	@$(BIN)/persona-assets run n12
 
-test: $(STAMP) ## Set up and run the whole test suite
+test: $(STAMP) browser ## Set up and run the whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# The UI is tested in a real browser. Where apt can install one it does; elsewhere those tests are skipped and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome chrome >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing chromium for the tests of the UI ..." \
+	&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
+	|| echo "No browser was found, so the tests of the UI are skipped. To have them: install chromium." >&2
 
 check: $(STAMP) ## Lint, types and the fast tests
 	@$(BIN)/ruff check .
@@ -24,7 +31,7 @@ check: $(STAMP) ## Lint, types and the fast tests
 	@$(BIN)/python -m pytest -n 2 -m "not slow"
 
 ui: $(STAMP) ## Serve the Dagster UI on what the demo made, at http://localhost:3000
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/.dagster} PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/dg dev
+	@$(BIN)/persona-assets ui
 
 clean: ## Delete the environment; the lake and the Dagster instance stay
 	rm -rf $(VENV)

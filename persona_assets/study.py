@@ -24,6 +24,7 @@ StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 
 
 class _Model(BaseModel):
@@ -165,6 +166,7 @@ class StudyFile(_Model):
     parent: StudyName | None = None
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)
     analysis: AnalysisPlan
+    owners: Annotated[tuple[Owner, ...], Field(description="mail addresses or team:name, shown in the UI")] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -186,6 +188,7 @@ class Study:
     parent: Study | None
     seeds: tuple[int, ...]
     analysis: AnalysisPlan
+    owners: tuple[str, ...] = ()
 
     @property
     def evaluation(self) -> Evaluation:
@@ -355,4 +358,5 @@ def _assemble(
         parent=parent,
         seeds=file.seeds,
         analysis=file.analysis,
+        owners=file.owners,
     )

@@ -86,6 +86,11 @@ class Lake(ConfigurableResource):  # type: ignore[type-arg]  # no resource value
         return f"{profile}/{study}/clean_result"
 
     @staticmethod
+    def overview(profile: str, study: str) -> str:
+        """Path of a study's overview."""
+        return f"{profile}/{study}/overview"
+
+    @staticmethod
     def warehouse(profile: str) -> str:
         """Path of the product that holds a profile's warehouse.duckdb."""
         return f"{profile}/warehouse"

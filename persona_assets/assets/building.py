@@ -6,6 +6,7 @@ from dagster import Definitions
 
 from persona_assets.assets.cells import eval_cells
 from persona_assets.assets.checks import shared_checks, study_checks
+from persona_assets.assets.overviews import study_overview
 from persona_assets.assets.partitions import persona_partitions
 from persona_assets.assets.published import study_clean_result, study_figures, warehouse_asset
 from persona_assets.assets.shared import shared_assets
@@ -21,5 +22,6 @@ def profile_definitions(catalog: Catalog) -> Definitions:
         partitions = persona_partitions(study.panel)
         assets += [eval_cells(study, catalog, seed, partitions) for seed in study.seeds]
         assets += [*study_tables(study, catalog), study_figures(study, catalog), study_clean_result(study, catalog)]
+        assets.append(study_overview(study, catalog))
         checks += study_checks(study, catalog)
     return Definitions(assets=assets, asset_checks=checks)

@@ -89,6 +89,7 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
             check=lambda _: completions_check(catalog, panel.ids),
             replace=False,
             config=EvalCellsConfig,
+            owners=study.owners,
         ),
         catalog,
         partitions,

@@ -21,8 +21,13 @@ def loss_curve_picture(curve: Path, manifest: Manifest, seed: int) -> MetadataVa
     return MetadataValue.md(png_bytes_to_markdown(drawing.png()))
 
 
-def pictures(directory: Path) -> dict[str, MetadataValue]:
-    """Show every png of a directory, by its name."""
+def picture(file: Path) -> MetadataValue:
+    """Show a png."""
     from persona_assets.reporting.figures import png_bytes_to_markdown
 
-    return {file.stem: MetadataValue.md(png_bytes_to_markdown(file.read_bytes())) for file in sorted(directory.glob("*.png"))}
+    return MetadataValue.md(png_bytes_to_markdown(file.read_bytes()))
+
+
+def pictures(directory: Path) -> dict[str, MetadataValue]:
+    """Show every png of a directory, by its name."""
+    return {file.stem: picture(file) for file in sorted(directory.glob("*.png"))}

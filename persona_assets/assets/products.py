@@ -31,6 +31,8 @@ VERSIONS = {
     "inherited_drift": "1",
     "figures": "1",
     "clean_result": "1",
+    "overview": "1",
+    "warehouse": "1",
 }
 
 
@@ -302,6 +304,13 @@ class Products:
             *(self.latest_eval_cells(study, source, seed).path for seed in study.seeds for source in study.panel.ids),
         )
 
+    def overview(self, study: Study) -> Product:
+        """The one page that says where the study stands and what came out."""
+        written = self.clean_result(study)
+        return _product(
+            self.lake.overview(self.profile, study.name), "overview", dict(written.parameters), *written.inputs, written.path
+        )
+
     def table_paths(self, study: Study) -> tuple[str, ...]:
         """Paths of all tables of a study."""
         return tuple(product(self, study).path for product in TABLE_PRODUCTS.values())
@@ -349,6 +358,13 @@ TABLE_PRODUCTS: dict[str, Callable[[Products, Study], Product]] = {
     "attenuation": Products.attenuation,
 }
 """The table assets of a study, in the order in which the story goes, with their products."""
+
+SHOWN_PRODUCTS: dict[str, Callable[[Products, Study], Product]] = {
+    "figures": Products.figures,
+    "clean_result": Products.clean_result,
+    "overview": Products.overview,
+}
+"""What a person looks at, made from the tables, in the order in which it is made."""
 
 
 def frozen_panel(study: Study) -> tuple[str, ...]:

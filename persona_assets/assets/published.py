@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, Output, asset
 
-from persona_assets.assets.metadata import product_links
+from persona_assets.assets.metadata import lake_link, product_links
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.pictures import pictures
 from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products, seeded
@@ -30,6 +30,7 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
         description="Every picture of the study as png and pdf, each with a meta.json that holds every number drawn.",
         kinds={"matplotlib"},
         code_version=VERSIONS["figures"],
+        owners=list(study.owners),
         deps=[AssetDep(study_key(profile, each.name, name)) for each in (study, *study.ancestors) for name in TABLE_PRODUCTS],
         dagster_type=NOTHING,
     )
@@ -84,6 +85,7 @@ def study_clean_result(study: Study, catalog: Catalog) -> AssetsDefinition:
         ),
         kinds={"markdown"},
         code_version=VERSIONS["clean_result"],
+        owners=list(study.owners),
         deps=[AssetDep(shared_key(profile, "base_model")), *(AssetDep(study_key(profile, study.name, name)) for name in names)],
         dagster_type=NOTHING,
     )
@@ -102,7 +104,7 @@ def study_clean_result(study: Study, catalog: Catalog) -> AssetsDefinition:
             headline = manifest.facts["headline"]
             return {
                 "headline": MetadataValue.text(str(headline)),
-                "page": MetadataValue.path(str(directory / PAGE_FILE)),
+                "page": lake_link(f"{manifest.path}/{PAGE_FILE}"),
                 **product_links(manifest, directory),
             }
 
@@ -127,6 +129,7 @@ def warehouse_asset(catalog: Catalog) -> AssetsDefinition:
             "`persona-assets sql`; it is replaced as a whole."
         ),
         kinds={"duckdb"},
+        code_version=VERSIONS["warehouse"],
         deps=[AssetDep(key) for key in deps],
     )
     def warehouse(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> MaterializeResult[None]:

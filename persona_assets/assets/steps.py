@@ -20,7 +20,7 @@ from dagster import (
     asset,
 )
 
-from persona_assets.assets.metadata import product_links
+from persona_assets.assets.metadata import file_columns, product_links
 from persona_assets.assets.products import VERSIONS, Products
 from persona_assets.assets.recording import NOTHING, materialize_keys, partition_keys
 from persona_assets.errors import LakeError
@@ -59,7 +59,9 @@ class PersonaStep(Generic[TaskT]):
         check: gives the function that reads a persona's staged product back and raises when it is not what it should be.
         gpu: whether it occupies the GPU.
         replace: False when its products are never overwritten.
-        columns: metadata that describes the definition rather than a materialization.
+        config: typed fields of the launchpad.
+        owners: who answers for it.
+        definition_metadata: metadata that describes the definition rather than a materialization.
     """
 
     key: AssetKey
@@ -77,6 +79,7 @@ class PersonaStep(Generic[TaskT]):
     gpu: bool = True
     replace: bool = True
     config: type[StepConfig] = StepConfig
+    owners: Sequence[str] = ()
     definition_metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -89,6 +92,7 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         description=step.description,
         kinds=set(step.kinds),
         code_version=VERSIONS[step.producer],
+        owners=list(step.owners),
         partitions_def=partitions,
         backfill_policy=BackfillPolicy.single_run(),
         pool=GPU_POOL if step.gpu else None,
@@ -117,7 +121,8 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
             yield from model_runtime.run(catalog.profile, step.function, tasks)
 
         def describe(key: str, manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
-            return {**step.describe(manifest, directory), **product_links(manifest, directory)}
+            table = file_columns(directory) if "parquet" in step.kinds else {}
+            return {**step.describe(manifest, directory), **table, **product_links(manifest, directory)}
 
         yield from materialize_keys(
             context,

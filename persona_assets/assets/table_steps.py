@@ -60,7 +60,7 @@ def table_steps(study: Study, catalog: Catalog) -> list[TableStep]:
             shared=["base_model", "base_cells", "training_dataset"],
             own=cells,
             compute=computing.compute_source_rates,
-            headline=_rates_headline,
+            headline=rates_headline,
             preview="source_rates",
         ),
         TableStep(
@@ -108,7 +108,7 @@ def table_steps(study: Study, catalog: Catalog) -> list[TableStep]:
             "confidence it deserves.",
             own=["source_rates", "geometry", "regressions", "inherited_drift"],
             compute=computing.compute_gates,
-            headline=_gates_headline,
+            headline=gates_headline,
             preview="gates",
         ),
         TableStep(
@@ -145,7 +145,8 @@ def _off_diagonal_headline(tables: Tables) -> dict[str, MetadataValue]:
     }
 
 
-def _rates_headline(tables: Tables) -> dict[str, MetadataValue]:
+def rates_headline(tables: Tables) -> dict[str, MetadataValue]:
+    """Means and extremes over the tables of `source_rates`."""
     rates, cells = tables["source_rates"], tables["cells"]
     others = cells.filter(pl.col("kind") != "self")
     return {
@@ -166,7 +167,8 @@ def _regressions_headline(tables: Tables) -> dict[str, MetadataValue]:
     }
 
 
-def _gates_headline(tables: Tables) -> dict[str, MetadataValue]:
+def gates_headline(tables: Tables) -> dict[str, MetadataValue]:
+    """Bucket, confidence and number of gates that hold, from the tables of `gates`."""
     outcome = tables["outcome"].row(0, named=True)
     gates = tables["gates"].filter("registered")
     return {

@@ -17,7 +17,7 @@ from dagster import (
 )
 
 from persona_assets.assets.computing import StudyData
-from persona_assets.assets.metadata import product_links, table_preview, table_schema
+from persona_assets.assets.metadata import product_links, table_columns, table_preview
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products
 from persona_assets.assets.recording import NOTHING, materialize_one
@@ -50,6 +50,7 @@ def _table_asset(step: TableStep, study: Study, catalog: Catalog) -> AssetsDefin
         description=step.description,
         kinds={"duckdb", "parquet"},
         code_version=VERSIONS[step.name],
+        owners=list(study.owners),
         deps=deps,
         dagster_type=NOTHING,
     )
@@ -69,12 +70,11 @@ def _table_asset(step: TableStep, study: Study, catalog: Catalog) -> AssetsDefin
 
         def describe(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
             tables = {file.stem: pl.read_parquet(file) for file in sorted(directory.glob(f"*{TABLE_SUFFIX}"))}
-            shown = tables[step.preview]
             return {
                 **step.headline(tables),
                 **{f"rows_{name}": MetadataValue.int(frame.height) for name, frame in tables.items()},
-                step.preview: table_preview(shown),
-                "dagster/column_schema": table_schema(shown),
+                step.preview: table_preview(step.preview, tables[step.preview]),
+                **table_columns(tables, step.preview),
                 **product_links(manifest, directory),
             }
 

@@ -13,13 +13,44 @@ from persona_assets.errors import PersonaAssetsError
 
 app = typer.Typer(
     help="Run marker-leakage studies of personas, see where they stand, and query what they found.",
+    epilog=(
+        "Exit codes: 0 done; 1 it could not be done (the message says what to do), or a check found something; "
+        "2 the command was written wrongly. `--install-completion` sets up the shell's completion."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Profile = Annotated[str, typer.Option("--profile", "-p", envvar="PERSONA_PROFILE", help="Profile: a directory under studies/.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study of the profile, for example n12.")]
+
+
+def _complete_study(incomplete: str) -> list[str]:
+    from persona_assets.cli.completion import study_names
+
+    return study_names(incomplete)
+
+
+def _complete_profile(incomplete: str) -> list[str]:
+    from persona_assets.cli.completion import profiles
+
+    return profiles(incomplete)
+
+
+Profile = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        "-p",
+        envvar="PERSONA_PROFILE",
+        help="Profile: a directory under studies/.",
+        autocompletion=_complete_profile,
+    ),
+]
+StudyName = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="Name of a study of the profile, for example n12.", autocompletion=_complete_study),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
 @app.command(epilog="Example: persona-assets run n24")
@@ -38,9 +69,11 @@ def run(study: StudyName, profile: Profile = "embedded") -> None:
 
 @app.command(epilog="Example: persona-assets status --json")
 def status(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study; all of them by default.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="One study; all of them by default.", autocompletion=_complete_study)
+    ] = None,
     profile: Profile = "embedded",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show, for each study and asset, how many personas are done, missing, failed or stale."""
     from persona_assets.cli.deployment import open_deployment
@@ -61,7 +94,7 @@ def status(
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="SQL; one schema per study, for example n12.source_rates.")],
     profile: Profile = "embedded",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON rows instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Query the published warehouse of a profile, read-only."""
     from persona_assets.cli.deployment import open_deployment
@@ -76,32 +109,59 @@ def sql(
 
 
 @app.command(epilog="Example: persona-assets report n24")
-def report(study: StudyName, profile: Profile = "embedded") -> None:
-    """Say where the write-up of a study is, and print its headline."""
+def report(study: StudyName, profile: Profile = "embedded", as_json: AsJson = False) -> None:
+    """Say where the overview and the write-up of a study are, and print its headline."""
     from persona_assets.cli.deployment import open_deployment
     from persona_assets.cli.writeups import find_report
 
     deployment = open_deployment(profile)
     found = find_report(deployment, deployment.catalog.study(study))
+    if as_json:
+        typer.echo(json.dumps(vars(found), default=str, indent=1, ensure_ascii=False))
+        return
     typer.echo(found.headline)
     typer.echo(f"Page:     {found.page}")
     typer.echo(f"Markdown: {found.markdown}")
+    if found.overview is not None:
+        typer.echo(f"Overview: {found.overview}")
     if found.stale:
         typer.echo(f"Something it was made from has changed since: run `persona-assets run {study}` again.")
 
 
 @app.command(epilog="Example: persona-assets lint data_lake/embedded/n24/clean_result/report.md")
-def lint(file: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown of a write-up, wherever it lies.")]) -> None:
+def lint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown of a write-up, wherever it lies.")],
+    as_json: AsJson = False,
+) -> None:
     """Check a write-up against the tables of its study; findings are listed by line, and end with exit code 1."""
     from persona_assets.cli.writeups import lint_file
 
     findings = lint_file(file)
-    for finding in findings:
-        typer.echo(f"{file}:{finding.line}: {finding.rule}: {finding.what} {finding.advice}")
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=1, ensure_ascii=False))
+    else:
+        for finding in findings:
+            typer.echo(f"{file}:{finding.line}: {finding.rule}: {finding.what} {finding.advice}")
+        if findings:
+            typer.echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
+        else:
+            typer.echo("Nothing to complain about.")
     if findings:
-        typer.echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
         raise typer.Exit(1)
-    typer.echo("Nothing to complain about.")
+
+
+@app.command(epilog="Example: persona-assets ui --port 3001")
+def ui(
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="Profile to load; by default those in PERSONA_PROFILES, or embedded.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; anyone who reaches it can start runs.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+) -> None:
+    """Serve the Dagster UI with its daemon, and the files of the lake that it links to, until Ctrl-C."""
+    from persona_assets.cli.serving import serve_ui
+
+    serve_ui(profile, host, port)
 
 
 def main() -> None:

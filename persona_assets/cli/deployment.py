@@ -50,20 +50,28 @@ class Deployment:
             yield instance
 
 
-def open_deployment(profile: str) -> Deployment:
-    """Find studies, lake and Dagster instance, whatever the working directory.
+def deployment_variables() -> None:
+    """Say where studies, lake and Dagster instance are, to this process and those it starts, whatever the working directory.
 
     Environment variables win: PERSONA_STUDIES, PERSONA_LAKE, DAGSTER_HOME.
 
     Raises:
-        ConfigurationError: a study file is not acceptable, or DAGSTER_HOME cannot be used.
+        ConfigurationError: DAGSTER_HOME cannot be used.
     """
     os.environ.setdefault("PERSONA_STUDIES", str(REPOSITORY / "studies"))
     os.environ.setdefault("PERSONA_LAKE", str(REPOSITORY / "data_lake"))
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(REPOSITORY / ".dagster")))
-    os.environ["PERSONA_PROFILES"] = profile
     if not home.is_absolute():
         raise ConfigurationError(f"DAGSTER_HOME is {str(home)!r}: Dagster needs an absolute path.")
     home.mkdir(parents=True, exist_ok=True)
-    catalog = load_catalog(Path(os.environ["PERSONA_STUDIES"]), profile)
-    return Deployment(catalog)
+
+
+def open_deployment(profile: str) -> Deployment:
+    """Open one profile of the deployment that `deployment_variables` finds.
+
+    Raises:
+        ConfigurationError: a study file is not acceptable, or DAGSTER_HOME cannot be used.
+    """
+    deployment_variables()
+    os.environ["PERSONA_PROFILES"] = profile
+    return Deployment(load_catalog(Path(os.environ["PERSONA_STUDIES"]), profile))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persona_assets.assets.partitions import shared_key, study_key
-from persona_assets.assets.products import TABLE_PRODUCTS, Products, seeded
+from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, seeded
 from persona_assets.assets.steps import GPU_POOL
 from persona_assets.cli.pools import PROCESS_TAG, end_killed_runs, this_process, wait_for_pool
 from persona_assets.errors import PersonaAssetsError
@@ -71,7 +71,7 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
     ]
     tables = [
         PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(products, study)})  # type: ignore[misc]
-        for name, make in (*TABLE_PRODUCTS.items(), ("figures", Products.figures), ("clean_result", Products.clean_result))
+        for name, make in (*TABLE_PRODUCTS.items(), *SHOWN_PRODUCTS.items())
     ]
     return [
         Stage("base model", (PlannedAsset(shared_key(profile, "base_model"), {None: products.base_model}),)),

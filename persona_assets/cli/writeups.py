@@ -26,12 +26,14 @@ class FoundReport:
         headline: its title.
         markdown: the Markdown file.
         page: the self-contained page.
+        overview: the page that sums the study up; None while it was not made.
         stale: whether something it was made from has changed since.
     """
 
     headline: str
     markdown: Path
     page: Path
+    overview: Path | None
     stale: bool
 
 
@@ -43,6 +45,7 @@ def find_report(deployment: Deployment, study: Study) -> FoundReport:
         LakeError: its files are damaged.
     """
     from persona_assets.reporting.writeup import MARKDOWN_FILE, PAGE_FILE
+    from persona_assets.reporting.writeup.overview import OVERVIEW_FILE
 
     products = deployment.products
     product = products.clean_result(study)
@@ -51,7 +54,14 @@ def find_report(deployment: Deployment, study: Study) -> FoundReport:
     manifest = products.store.verified(product.path)
     directory = products.store.directory(product.path)
     stale = products.store.state(product) == "stale"
-    return FoundReport(str(manifest.facts["headline"]), directory / MARKDOWN_FILE, directory / PAGE_FILE, stale)
+    overview = products.overview(study).path
+    return FoundReport(
+        headline=str(manifest.facts["headline"]),
+        markdown=directory / MARKDOWN_FILE,
+        page=directory / PAGE_FILE,
+        overview=None if products.store.manifest(overview) is None else products.store.directory(overview) / OVERVIEW_FILE,
+        stale=stale,
+    )
 
 
 def lint_file(file: Path) -> list[Finding]:

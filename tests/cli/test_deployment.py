@@ -139,12 +139,13 @@ class TestWriteUps:
         self, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert self.run(monkeypatch, "report", "small") == 0
-        headline, page, markdown = capsys.readouterr().out.splitlines()
+        headline, page, markdown, overview = capsys.readouterr().out.splitlines()
         assert headline
         for line, label in ((page, "Page:"), (markdown, "Markdown:")):
             assert line.startswith(label)
             assert Path(line.split()[-1]).is_file()
             assert Path(line.split()[-1]).is_relative_to(site.lake / PROFILE / "small" / "clean_result")
+        assert Path(overview.removeprefix("Overview: ")) == site.lake / PROFILE / "small" / "overview" / "overview.html"
 
     def test_report_that_was_not_written(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(monkeypatch, "report", "large") == 1

@@ -74,7 +74,7 @@ def test_killed_in_training_and_in_evaluation(base_site: Site, small_site: Site,
     assert site.leftovers() == []
     site.verify()
     undisturbed = small_site.data_versions()
-    drawn = {f"{PROFILE}/small/{name}" for name in ("figures", "clean_result")}
+    drawn = {f"{PROFILE}/small/{name}" for name in ("figures", "clean_result", "overview")}
     assert site.data_versions() == {path: version for path, version in undisturbed.items() if path not in drawn}
 
 

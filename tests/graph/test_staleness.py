@@ -16,7 +16,7 @@ from persona_assets.cli.standing import study_status
 pytestmark = pytest.mark.slow
 
 TABLES = set(TABLE_PRODUCTS)
-DRAWN = {"figures", "clean_result"}
+DRAWN = {"figures", "clean_result", "overview"}
 
 
 @pytest.fixture

@@ -5,23 +5,17 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import FLAGS, browser, needs_browser
 from writeup_study import made_once, make_sources
 
 from persona_assets.reporting.writeup import Sources, write_clean_result
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("writeup"),
-    pytest.mark.skipif(BROWSER is None, reason=f"none of the browsers {', '.join(BROWSERS)} is installed on this machine"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("writeup"), needs_browser]
 TIP = re.compile(r"adapter (\w+), under (\w+): [\w ]+\nrate (\S+) \(Wilson (\S+) to (\S+)\), (\d+) of (\d+)")
 WATCH = """<script>
 window.faults = [];
@@ -50,16 +44,9 @@ def in_browser(page: Path, script: str, directory: Path, width: int = 1280, heig
     copy.write_text(content.replace("</body>", report), encoding="utf-8")
     done = subprocess.run(
         [
-            str(BROWSER),
+            browser(),
             "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--hide-scrollbars",
+            *FLAGS,
             f"--user-data-dir={directory / 'browser'}",
             f"--window-size={width},{height}",
             "--virtual-time-budget=2000",

@@ -46,9 +46,10 @@ def test_a_run_ends_with_a_write_up_whose_check_passed(site: Site) -> None:
 def test_report_says_where_it_is_and_what_it_claims(site: Site, study: str, tmp_path: Path) -> None:
     done = site.cli("report", study, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    headline, page, markdown = done.stdout.splitlines()
+    headline, page, markdown, overview = done.stdout.splitlines()
     assert f"# {headline}\n" in Path(markdown.removeprefix("Markdown: ")).read_text(encoding="utf-8")
     assert Path(page.removeprefix("Page:").strip()).read_text(encoding="utf-8").count("<h1>") == 1
+    assert Path(overview.removeprefix("Overview: ")).read_text(encoding="utf-8").count("<h1>") == 1
     assert MANIFEST in {file.name for file in report_of(site, study).parent.iterdir()}
 
 

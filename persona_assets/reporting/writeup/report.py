@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,14 +61,28 @@ def markdown(sources: Sources, book: Book) -> str:
         WriteUpError: as `write_clean_result`.
     """
     writer = Writer(sources, book)
-    environment = Environment(
+    templates = environment(writer)
+    parts = [
+        _HEADER.format(asset=sources.asset, digest=sources.study.digest),
+        f"# {claim.title(sources)}",
+    ]
+    for section in SECTIONS:
+        template = section.key if section.has_content(sources.study) else "no_parent"
+        parts += [f"## {section.heading}", templates.get_template(f"{template}.md.jinja").render(section=section)]
+    return join(parts, writer)
+
+
+def environment(writer: Writer) -> Environment:
+    """Give the Markdown templates what they write with."""
+    sources, book = writer.sources, writer.book
+    templates = Environment(
         loader=PackageLoader("persona_assets.reporting.writeup"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701  # Markdown, not HTML; the page escapes
     )
-    environment.globals |= {
+    templates.globals |= {
         "w": writer,
         "study": sources.study,
         "plan": sources.study.analysis,
@@ -78,14 +93,12 @@ def markdown(sources: Sources, book: Book) -> str:
         "plain_claim": claim.plain_claim(sources),
         "takeaways": TAKEAWAYS,
     }
-    environment.filters["escape_markdown"] = escape
-    parts = [
-        _HEADER.format(asset=sources.asset, digest=sources.study.digest),
-        f"# {claim.title(sources)}",
-    ]
-    for section in SECTIONS:
-        template = section.key if section.has_content(sources.study) else "no_parent"
-        parts += [f"## {section.heading}", environment.get_template(f"{template}.md.jinja").render(section=section)]
+    templates.filters["escape_markdown"] = escape
+    return templates
+
+
+def join(parts: Sequence[str], writer: Writer) -> str:
+    """Put rendered parts together, with the samples they quote and the references of all their numbers."""
     text = _unwrap(re.sub(r"\n{3,}", "\n\n", "\n\n".join(part.strip("\n") for part in parts)))
     text = SLOT.sub(lambda slot: writer.slots[slot[0]], text)
     return f"{text}\n\n{writer.ledger.block()}\n"
