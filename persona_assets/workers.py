@@ -141,11 +141,11 @@ def _prepare_worker(parent: int, threads: int) -> None:
     os.environ["TQDM_DISABLE"] = "1"  # the bars of several processes would run into each other
     choose_common_kernels()
     keep_freed_memory()
-    threading.Thread(target=_exit_when_orphaned, args=(parent,), daemon=True).start()
+    threading.Thread(target=exit_when_orphaned, args=(parent,), daemon=True).start()
 
 
-def _exit_when_orphaned(parent: int) -> None:
-    # A killed run cannot stop its workers; without this they would go on with work that nobody records.
+def exit_when_orphaned(parent: int) -> None:
+    """End this process when its parent has ended: a killed run cannot stop its workers, whose work nobody would record."""
     while os.getppid() == parent:
         time.sleep(_ORPHAN_POLL_SECONDS)
     os._exit(1)

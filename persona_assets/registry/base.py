@@ -33,6 +33,10 @@ class RegistryError(PersonaAssetsError):
     """A registry cannot be reached, refuses, lacks something, or delivered something else than it listed."""
 
 
+class RegistryUnavailableError(RegistryError):
+    """A registry does not answer as it should at this moment; asking again later may help."""
+
+
 @dataclass(frozen=True)
 class Resolved:
     """What a reference names at this moment.
