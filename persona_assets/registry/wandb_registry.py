@@ -6,18 +6,17 @@ empty directory, past its cache, for names that the gate has passed, and what ar
 
 from __future__ import annotations
 
-import base64
-import binascii
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from persona_assets.guarded import GuardedCallError
 from persona_assets.registry import wandb_calls
-from persona_assets.registry.base import RegistryError, RegistryUnavailableError, RemoteFile, Resolved, check_fetched
+from persona_assets.registry.base import Algorithm, RegistryError, RegistryUnavailableError, RemoteFile, Resolved, check_fetched
 from persona_assets.registry.reference import AdapterReference, parse_reference
 from persona_assets.wandb_process import wandb_process
 
+_ALGORITHMS: Mapping[str, Algorithm] = {"MANIFEST_MD5": "md5-base64", "MANIFEST_XXH128": "xxh128-base64"}
 _BYTES_PER_SECOND = 256 * 1024  # the slowest connection that a transfer waits for
 _TRANSFER_SECONDS = 6 * 3600.0
 
@@ -63,7 +62,7 @@ class WandbRegistry:
 
     def fetch(self, resolved: Resolved, files: Sequence[RemoteFile], into: Path) -> None:
         """Download entries of the listing one after the other, none larger than listed, and compare each with its digest."""
-        if any(into.iterdir()):
+        if any(path.is_file() for path in into.rglob("*")):
             raise RegistryError(f"{into} is not empty: the SDK would keep a wrong file of the same size.")
         sizes = {}
         for file in files:
@@ -92,12 +91,7 @@ def _name(reference: AdapterReference) -> str:
 def _remote_file(entry: wandb_calls.WandbEntry, pinned: AdapterReference) -> RemoteFile:
     if entry.reference is not None:
         return RemoteFile(entry.name, entry.size, link=entry.reference)
-    if entry.algorithm == "MANIFEST_MD5":
-        return RemoteFile(entry.name, entry.size, entry.digest, "md5-base64")
-    if entry.algorithm == "MANIFEST_XXH128":
-        try:
-            digest = base64.b64decode(entry.digest, validate=True).hex()
-        except binascii.Error as error:
-            raise RegistryError(f"{pinned}: the manifest's digest of {entry.name!r} is none: {entry.digest!r}.") from error
-        return RemoteFile(entry.name, entry.size, digest, "xxh128")
-    raise RegistryError(f"{pinned}: {entry.name!r} is digested by {entry.algorithm}, which is not known here.")
+    algorithm = _ALGORITHMS.get(entry.algorithm)
+    if algorithm is None:
+        raise RegistryError(f"{pinned}: {entry.name!r} is digested by {entry.algorithm}, which is not known here.")
+    return RemoteFile(entry.name, entry.size, entry.digest, algorithm)

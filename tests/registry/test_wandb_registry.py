@@ -81,7 +81,7 @@ def test_the_wanted_files_arrive_and_no_other_is_asked_for(
 ) -> None:
     artifact = server.publish(f"good-{digests}", FILES, digests=digests)
     listed = {file.name: (file.size, file.algorithm, file.link) for file in registry.listing(resolved(registry, artifact))}
-    algorithm = {"MD5": "md5-base64", "XXH128": "xxh128"}[digests]
+    algorithm = {"MD5": "md5-base64", "XXH128": "xxh128-base64"}[digests]
     assert listed == {name: (len(data), algorithm, None) for name, data in FILES.items()}
     fetch(registry, artifact, tmp_path, "adapter_config.json", "adapter_model.safetensors")
     arrived = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
