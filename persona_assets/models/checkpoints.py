@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from persona_assets.errors import PersonaAssetsError
 from persona_assets.hashing import sha256_file, sha256_json
+from persona_assets.hub_errors import hub_failure
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
@@ -218,6 +219,14 @@ def _verify(repo_id: str, snapshot: Path) -> None:
             )
 
 
+_ADVICE = {
+    "gated": "the repository is gated: accept its terms on the Hub and set HF_TOKEN",
+    "no_repository": "there is no such repository, or it is private: correct base_model.repo_id, or set HF_TOKEN",
+    "no_revision": "the repository has no such revision: correct base_model.revision",
+    "bad_name": "this is no repository name: correct base_model.repo_id (owner/name, /path or ./path)",
+}
+
+
 class _HubErrors:
     """Turns the Hub client's errors into one that says what to do."""
 
@@ -229,36 +238,17 @@ class _HubErrors:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-        from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
-
         if error is None or (self._passing is not None and isinstance(error, self._passing)):
             return
-        if isinstance(error, GatedRepoError):
-            advice = "the repository is gated: accept its terms on the Hub and set HF_TOKEN"
-        elif isinstance(error, RepositoryNotFoundError):
-            advice = (
-                "there is no such repository, or it is private: correct base_model.repo_id, or set HF_TOKEN"
-            )
-        elif isinstance(error, RevisionNotFoundError):
-            advice = "the repository has no such revision: correct base_model.revision"
-        elif isinstance(error, HFValidationError):
-            advice = "this is no repository name: correct base_model.repo_id (owner/name, /path or ./path)"
-        elif isinstance(error, LocalEntryNotFoundError | HfHubHTTPError | TransportError | OSError):
-            advice = (
-                "the Hub cannot be reached or failed, and the commit is not in the cache: set HF_ENDPOINT "
-                "to a mirror, or HF_HOME to a cache that has it and base_model.revision to its commit sha, "
-                "or base_model.repo_id to a local checkpoint directory"
-            )
-        else:
+        failure = hub_failure(error)
+        if failure is None:
             return
+        advice = _ADVICE.get(
+            failure,
+            "the Hub cannot be reached or failed, and the commit is not in the cache: set HF_ENDPOINT "
+            "to a mirror, or HF_HOME to a cache that has it and base_model.revision to its commit sha, "
+            "or base_model.repo_id to a local checkpoint directory",
+        )
         raise CheckpointError(
             f"Cannot get {self._what}: {advice}. ({type(error).__name__}: {error})"
         ) from error
