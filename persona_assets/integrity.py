@@ -117,15 +117,21 @@ def writeup(findings: Sequence[str]) -> Verdict:
     return Verdict(not findings, shown or "Every number, sample, figure and section is in order.", {"findings": len(findings)})
 
 
-def one_identity(measurements: pl.DataFrame) -> Verdict:
-    """Check that every measurement of a study was made under the same conditions."""
+def one_identity(measurements: pl.DataFrame, override: str | None = None) -> Verdict:
+    """Check that every measurement of a study was made under the same conditions.
+
+    Args:
+        measurements: table `measurements`.
+        override: the plan's reason for analysing different conditions together.
+    """
     from persona_assets.statistics.identity import MixedIdentityError, check_identity
 
     try:
-        check = check_identity(measurements)
+        check = check_identity(measurements, override=override)
     except MixedIdentityError as error:
         return Verdict(False, str(error), {"measurements": measurements.height})
-    sentence = f"All {measurements.height} measurements share one identity" + (f" ({check.note})." if check.note else ".")
+    shared = "are analysed together" if check.differing else "share one identity"
+    sentence = f"All {measurements.height} measurements {shared}" + (f" ({check.note})." if check.note else ".")
     return Verdict(not check.unknown, sentence, {"measurements": measurements.height})
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from persona_assets.errors import ConfigurationError
-from persona_assets.hashing import sha256_json
+from persona_assets.hashing import sha256_file, sha256_json
 from persona_assets.panel import Panel, PersonaId, load_panel
 from persona_assets.questions import QuestionSet, load_questions
 from persona_assets.yaml_files import validate_file
@@ -156,6 +156,12 @@ class AnalysisPlan(_Model):
     bootstrap_resamples: Annotated[int, Field(ge=100)] = 2000
     permutations: Annotated[int, Field(ge=999)] = 9999
     seed: Seed = 42
+    reference_corpus: Annotated[
+        str | None, Field(min_length=1, description="text, or .tsv of word and count, beside the study file: for name frequency")
+    ] = None
+    identity_override: Annotated[
+        str | None, Field(min_length=8, description="reason for analysing different measurement identities together")
+    ] = None
 
 
 class StudyFile(_Model):
@@ -188,6 +194,7 @@ class Study:
     parent: Study | None
     seeds: tuple[int, ...]
     analysis: AnalysisPlan
+    reference_corpus: Path | None = None
     owners: tuple[str, ...] = ()
 
     @property
@@ -221,6 +228,7 @@ class Study:
             "parent": None if self.parent is None else self.parent.name,
             "seeds": list(self.seeds),
             "analysis": self.analysis.model_dump(mode="json"),
+            **({} if self.reference_corpus is None else {"reference_corpus": sha256_file(self.reference_corpus)}),
         }
 
     @property
@@ -350,6 +358,9 @@ def _assemble(
         raise ConfigurationError(
             f"{path}: analysis.primary_layers: layer {too_deep[0]} does not exist, the base model has layers 0 to {layers - 1}."
         )
+    corpus = None if file.analysis.reference_corpus is None else path.parent / file.analysis.reference_corpus
+    if corpus is not None and not corpus.is_file():
+        raise ConfigurationError(f"{path}: analysis.reference_corpus: {corpus} is no file; paths are relative to the study file.")
     return Study(
         name=file.name,
         profile=profile,
@@ -358,5 +369,6 @@ def _assemble(
         parent=parent,
         seeds=file.seeds,
         analysis=file.analysis,
+        reference_corpus=corpus,
         owners=file.owners,
     )

@@ -79,7 +79,7 @@ def study_checks(study: Study, catalog: Catalog) -> list[AssetChecksDefinition]:
         table_check(
             "one_measurement_identity",
             "All cells were measured under the same engine, sampling settings, template, questions and base model.",
-            lambda tables: integrity.one_identity(tables["measurements"]),
+            lambda tables: integrity.one_identity(tables["measurements"], plan.identity_override),
             blocking=True,
         ),
         table_check("no_nan", "No rate or interval is null or NaN.", integrity.not_finite, blocking=True),

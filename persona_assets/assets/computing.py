@@ -121,6 +121,7 @@ def compute_regressions(data: StudyData) -> Tables:
     """Tables `regressions` and `probe` from `source_rates`, `geometry` and the per-question vectors."""
     from persona_assets.statistics.analysis import Extras, completions_of, regressions
     from persona_assets.statistics.baselines import surface_predictors
+    from persona_assets.statistics.covariates import corpus_counts
     from persona_assets.statistics.probe import FOLDS, probe, probe_comparisons, probe_rows
 
     study, plan = data.study, data.study.analysis
@@ -131,9 +132,14 @@ def compute_regressions(data: StudyData) -> Tables:
     tokens = [set(ids) for ids in token_ids(base_tokenizer(data), [persona.prompt for persona in study.panel])]
     assert panel.prompts is not None
     surface = surface_predictors(panel.prompts, study.panel[study.panel.anchor].prompt, tokens)
+    extras = Extras(
+        token_ids=tokens,
+        corpus_counts=None if study.reference_corpus is None else corpus_counts(study.reference_corpus),
+        identity_override=plan.identity_override,
+    )
     results = probe(states, seed=plan.seed, layers=panel.layers, folds=min(FOLDS, states.shape[1]))
     return {
-        "regressions": regressions(observed, plan, completions=completions_of(frames, panel), extras=Extras(token_ids=tokens)),
+        "regressions": regressions(observed, plan, completions=completions_of(frames, panel), extras=extras),
         "probe": pl.concat(
             [
                 probe_rows(results, panel.personas, study.panel.anchor, panel.rate, states.shape[1]),
@@ -200,7 +206,7 @@ def checked_frames(data: StudyData, study: Study) -> StudyFrames:
 
     rates, geometry = data.products.source_rates(study), data.products.geometry(study)
     measurements = data.table(rates, "measurements")
-    check_identity(measurements)
+    check_identity(measurements, override=study.analysis.identity_override)
     return StudyFrames(
         source_rates=data.table(rates, "source_rates"),
         geometry=data.table(geometry, "geometry"),
@@ -262,7 +268,10 @@ def compute_gates(data: StudyData) -> Tables:
     )
     return {
         "gates": result.gates,
-        "outcome": result.outcome.with_columns(pl.lit(plan_changes(data)).alias("plan_changes")),
+        "outcome": result.outcome.with_columns(
+            pl.lit(plan_changes(data)).alias("plan_changes"),
+            pl.lit(plan.identity_override or "").alias("identity_override"),
+        ),
         "gate_details": result.details,
     }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +22,7 @@ TOKEN_BUCKET_EDGES = (5, 10, 20)
 TEMPLATE_START = "You are"
 # A rank residual below this is the rounding of a zero: predictor or outcome is a function of the covariates.
 ZERO_RESIDUAL = 1e-9
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,30 @@ def name_frequency(personas: Sequence[str], counts: Mapping[str, int]) -> FloatA
         raise StatisticsError("name_frequency: the reference corpus has no counts, or negative ones.")
     best = [max(counts.get(token, 0) for token in persona.lower().split("_")) for persona in personas]
     return np.log((np.array(best, dtype=np.float64) + 1.0) / (total + len(counts)))
+
+
+def corpus_counts(path: Path) -> dict[str, int]:
+    """Count the words of a reference corpus, lower-cased.
+
+    Args:
+        path: a text, or a table with the ending .tsv whose lines are a word, a tab and its count.
+
+    Raises:
+        StatisticsError: a line of the table is not a word and a count, or there is no word; the message names the line.
+    """
+    counts: Counter[str] = Counter()
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if path.suffix != ".tsv":
+                counts.update(_WORD.findall(line.lower()))
+            elif line.strip():
+                word, _, count = line.rstrip("\n").partition("\t")
+                if not (word and count.strip().isdecimal()):
+                    raise StatisticsError(f"{path}, line {number}: {line.strip()!r} is not a word, a tab and its count.")
+                counts[word.lower()] += int(count)
+    if not counts.total():
+        raise StatisticsError(f"{path}: the reference corpus has no words.")
+    return dict(counts)
 
 
 def token_bucket(prompt_tokens: FloatArray) -> FloatArray:

@@ -193,6 +193,13 @@ class TestOneIdentity:
         assert not verdict.passed
         assert column in verdict.sentence
 
+    def test_a_reason_in_the_plan_lets_conditions_differ_and_is_said(self, measurements: pl.DataFrame) -> None:
+        mixed = measurements.with_columns(dtype=pl.when(pl.col("source") == "chef").then(pl.lit("other")).otherwise("dtype"))
+        verdict = integrity.one_identity(mixed, "both precisions gave the same rates")
+        assert verdict.passed
+        assert "dtype differ" in verdict.sentence
+        assert "both precisions gave the same rates" in verdict.sentence
+
     def test_a_condition_that_was_not_recorded_fails(self, measurements: pl.DataFrame) -> None:
         verdict = integrity.one_identity(measurements.with_columns(dtype=pl.lit(None, dtype=pl.String)))
         assert not verdict.passed

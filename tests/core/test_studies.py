@@ -370,6 +370,12 @@ REFUSALS: dict[str, tuple[str, Callable[[str], str], int | None, str]] = {
         4,
         "analysis.alpha: Input should be less than 0.5 (given: 1)",
     ),
+    "a reference corpus that is not there": (
+        "tiny/first.yaml",
+        adding("  reference_corpus: words.txt\n"),
+        None,
+        "analysis.reference_corpus: ",
+    ),
     "a primary layer that is too deep": (
         "tiny/second.yaml",
         replacing("[1, 3]", "[1, 4]"),

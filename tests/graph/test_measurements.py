@@ -9,6 +9,9 @@ import pytest
 from dagster import AssetKey
 from deployments import PROFILE, SMALL, Opened, Site
 
+from persona_assets.assets.products import TABLE_PRODUCTS
+from persona_assets.cli.running import StudyRunError
+
 pytestmark = pytest.mark.slow
 
 REMEASURED = SMALL[1:3]
@@ -75,3 +78,21 @@ def test_another_way_to_measure_adds_a_measurement(small_site: Site, tmp_path: P
     now = site.manifests()
     assert {p: now[p] for p in before} == before
     assert set(now) - set(before) == {path(SMALL[0], 2)}
+
+    reason = "the temperature does not matter here"
+    with site.opened() as opened, pytest.raises(StudyRunError, match=r"one_measurement_identity(.|\n)*temperature: 0.5, 1.0"):
+        opened.run("small", "analysis", "source_rates")
+    (site.studies / PROFILE / "words.txt").write_text("the librarian met a gardener and a villain", encoding="utf-8")
+    site.edit(
+        f"{PROFILE}/small.yaml",
+        lambda content: content["analysis"].update(identity_override=reason, reference_corpus="words.txt"),
+    )
+    with site.opened() as opened:
+        opened.run("small", "analysis", *TABLE_PRODUCTS, "figures", "clean_result")
+    tables = site.store.directory(f"{PROFILE}/small/tables")
+    outcome = pl.read_parquet(tables / "gates/outcome.parquet").row(0, named=True)
+    assert outcome["identity_override"] == reason
+    assert "analysis.reference_corpus" in outcome["plan_changes"]
+    notes = pl.read_parquet(tables / "regressions/regressions.parquet").filter(statistic="partial_multi")["note"]
+    assert not any("no reference corpus" in note for note in notes)
+    assert reason in (site.lake / PROFILE / "small/clean_result/report.md").read_text(encoding="utf-8")

@@ -157,7 +157,7 @@ def tables_of(study: Study, frames: StudyFrames, ancestors: Mapping[str, StudyFr
     assert frames.pairwise_cosines is not None
     return {
         **tables,
-        "outcome": tables["outcome"].with_columns(plan_changes=pl.lit("")),
+        "outcome": tables["outcome"].with_columns(plan_changes=pl.lit(""), identity_override=pl.lit("")),
         "source_rates": frames.source_rates,
         "cells": frames.cells,
         "measurements": frames.measurements,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from persona_assets.statistics.covariates import token_bucket
+from persona_assets.statistics.covariates import corpus_counts, token_bucket
 from persona_assets.statistics.observations import StudyObservations
 from persona_assets.statistics.partial import (
     name_frequency,
@@ -133,6 +134,20 @@ def test_name_frequency_takes_the_most_common_token() -> None:
     assert values == pytest.approx(np.log([91 / 103, 2 / 103, 1 / 103]))
     with pytest.raises(StatisticsError, match="no counts"):
         name_frequency(["a"], {})
+
+
+def test_words_of_a_reference_corpus_are_counted(tmp_path: Path) -> None:
+    text, table = tmp_path / "corpus.txt", tmp_path / "corpus.tsv"
+    text.write_text("The librarian_s hat.\nTHE chef, the 2 chefs: café!\n", encoding="utf-8")
+    assert corpus_counts(text) == {"the": 3, "librarian": 1, "s": 1, "hat": 1, "chef": 1, "2": 1, "chefs": 1, "café": 1}
+    table.write_text("The\t10\nthe\t5\n\nchef\t2\n", encoding="utf-8")
+    assert corpus_counts(table) == {"the": 15, "chef": 2}
+    table.write_text("the\t10\nchef\n", encoding="utf-8")
+    with pytest.raises(StatisticsError, match=r"corpus.tsv, line 2: 'chef' is not a word"):
+        corpus_counts(table)
+    text.write_text(" ... \n", encoding="utf-8")
+    with pytest.raises(StatisticsError, match="no words"):
+        corpus_counts(text)
 
 
 def test_covariates_that_say_nothing_are_dropped_by_name(observe: Observe) -> None:
