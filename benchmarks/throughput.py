@@ -34,8 +34,6 @@ from persona_assets.generation.transformers_engine import TransformersEngine
 from persona_assets.models.loading import render_prompt, resolve_device, resolve_dtype
 from persona_assets.study import Recipe, SamplingSettings
 from persona_assets.training import LoraTrainer, tokenize_rows
-from persona_assets.training.effective_weights import lora_layers
-from persona_assets.training.lora_function import use_lora_product
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -206,16 +204,25 @@ class Benchmark:
             if self.options.profile:
                 rows = make_rows(recipe.effective_batch_size, self.options.answer_words)
                 self._profile(lambda: trainer.gradients(rows), "one effective batch of training")
-        finally:
             if self.options.compare:
                 with mock.patch("persona_assets.training.lora.deterministic_sums", return_value=nullcontext()):
                     self._steps(trainer, 1, "ours", deterministic=False)
-                    for layer in lora_layers(self.model).values():
-                        vars(layer).pop("forward", None)
-                    self._steps(trainer, 1, "peft", deterministic=False)
-                use_lora_product(self.model, "default")
+                self._plain_steps(trainer)
+        finally:
             self.model.set_attn_implementation("sdpa")
             self.model.eval()
+
+    def _plain_steps(self, trainer: LoraTrainer) -> None:
+        """The same with the modules' own forward, of peft and transformers; half the rows at a time, for it takes more memory."""
+        assert self.model is not None
+        ours = {module: vars(module).pop("forward") for module in self.model.modules() if "forward" in vars(module)}
+        size, trainer._batch.size = trainer._batch.size, max(1, trainer._batch.size // 2)
+        try:
+            self._steps(trainer, 1, "peft", deterministic=False)
+        finally:
+            trainer._batch.size = size
+            for module, forward in ours.items():
+                module.forward = forward
 
     def _steps(self, trainer: LoraTrainer, repeats: int, forward: str, *, deterministic: bool) -> None:
         self.forget()
@@ -253,6 +260,8 @@ class Benchmark:
             work()
             self.synchronise()
         self.say(f"profile of {what}: {seconds:.3f} s without the profiler")
+        busy = sum(each.self_device_time_total for each in found.key_averages() if each.key.startswith("aten::"))
+        self.say(f"device busy {busy / 1e6:.3f} s; {sum(each.count for each in found.key_averages())} operations")
         order = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         columns = (f"{getattr(each, order) / 1e3:10.1f} ms {each.count:7d} x  {each.key[:100]}"
                    for each in sorted(found.key_averages(), key=lambda each: -getattr(each, order))[:26])  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from persona_assets.capacity.shape import DecoderShape
 from persona_assets.errors import ConfigurationError
 from persona_assets.hashing import sha256_file, sha256_json
 from persona_assets.panel import Panel, PersonaId, load_panel
@@ -79,6 +80,12 @@ class Runtime(_Model):
     workers: Annotated[int, Field(ge=0, description="worker processes; 0 works in the run's own process")] = 0
     threads: PositiveInt = 1
     micro_batch_size: PositiveInt = 16
+    micro_batch_tokens: Annotated[
+        PositiveInt | None, Field(description="most tokens of one forward pass in training; a longer row goes alone")
+    ] = None
+    recompute_activations: Annotated[
+        bool, Field(description="a third more work in training, for a device that does not hold a single row otherwise")
+    ] = False
     generation_batch_size: PositiveInt = 64
 
 
@@ -101,6 +108,13 @@ class NanoBase(_Model):
     kv_heads: PositiveInt = 1
     threads: PositiveInt = 1
 
+    @property
+    def shape(self) -> DecoderShape:
+        """Shape of the decoder."""
+        return DecoderShape(
+            self.layers, self.hidden_size, self.mlp_size, self.heads, self.kv_heads, self.vocabulary_size, tied=True
+        )
+
 
 class HubBase(_Model):
     """A base model on the Hugging Face Hub, pinned to a commit; or a local checkpoint directory."""
@@ -109,6 +123,26 @@ class HubBase(_Model):
     repo_id: Annotated[str, StringConstraints(min_length=1)]
     revision: Annotated[str, StringConstraints(min_length=1)] = "main"
     layers: Annotated[int, Field(ge=1, description="decoder layers: power is computed before the model is there")]
+    # The other sizes, so that memory, disk and time are known before anything is fetched; compared with config.json then.
+    hidden_size: PositiveInt | None = None
+    mlp_size: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    kv_heads: PositiveInt | None = None
+    vocabulary_size: PositiveInt | None = None
+    tied_embeddings: bool = False
+
+    @property
+    def shape(self) -> DecoderShape | None:
+        """Shape of the decoder; None unless the profile names every size."""
+        sizes = (self.hidden_size, self.mlp_size, self.heads, self.kv_heads, self.vocabulary_size)
+        if any(size is None for size in sizes):
+            return None
+        return DecoderShape(self.layers, *(size or 0 for size in sizes), self.tied_embeddings)
+
+    @property
+    def reference(self) -> dict[str, object]:
+        """What decides which weights these are; sizes only describe them."""
+        return self.model_dump(mode="json", include={"kind", "repo_id", "revision", "layers"})
 
 
 class Profile(_Model):

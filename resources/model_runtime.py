@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TypeVar
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from persona_assets.models.nano.pretrain import torch_threads
 from persona_assets.study import Profile, Runtime
+from persona_assets.tasks.base_model import HUB_CACHE_VARIABLE
 from persona_assets.tasks.loaded import release_models
 from persona_assets.workers import Outcome, shared_pool
 
@@ -26,6 +28,11 @@ class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resour
         default=None, description="worker processes, instead of the profile's runtime.workers; results do not depend on it"
     )
 
+    hub_cache: str | None = Field(
+        default=None,
+        description="directory for downloaded base models, instead of hub_cache in the lake's root (HF_HOME wins over that too)",
+    )
+
     def settings(self, profile: Profile) -> Runtime:
         """Return the profile's runtime with this resource's overrides, validated."""
         overrides = {name: value for name, value in (("device", self.device), ("workers", self.workers)) if value is not None}
@@ -34,14 +41,20 @@ class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resour
     def run(
         self, profile: Profile, function: Callable[[TaskT], ResultT], tasks: Mapping[str, TaskT]
     ) -> Iterator[Outcome[ResultT]]:
-        """Run tasks by key, yielding outcomes as they arrive; models stay loaded for the next call.
+        """Run tasks by key, yielding outcomes as they arrive; models stay loaded from task to task.
 
-        Tasks have the profile's number of threads, in this process as in a worker: another number gives other sums.
+        Tasks have the profile's number of threads, in this process as in a worker: another number gives other sums. What was
+        loaded in this process is freed at the end, so that the next step finds the device's memory empty.
         """
         settings = self.settings(profile)
+        if self.hub_cache is not None:
+            os.environ[HUB_CACHE_VARIABLE] = self.hub_cache  # workers inherit it
         pool = shared_pool(settings.workers, settings.threads)
         with nullcontext() if settings.workers else torch_threads(settings.threads):
-            yield from pool.run(function, tasks)
+            try:
+                yield from pool.run(function, tasks)
+            finally:
+                release_models()
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
         """Free the models that this process holds; worker processes stay warm until it exits."""

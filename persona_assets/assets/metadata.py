@@ -34,6 +34,11 @@ def lake_link(path: str) -> MetadataValue:
     return MetadataValue.url(f"{LAKE_ROUTE}/{path}")
 
 
+def notes(facts: Mapping[str, object], names: Sequence[str]) -> dict[str, MetadataValue]:
+    """Take those facts that say something out of the ordinary, where there are any."""
+    return {name: MetadataValue.text(str(facts[name])) for name in names if name in facts}
+
+
 def product_links(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
     """Say where the product lies, what it weighs and by whom it was made."""
     return {

@@ -71,7 +71,7 @@ class Products:
 
             parameters = nano_inputs(self.catalog.panel, self.catalog.questions, base)
         else:
-            parameters = base.model_dump(mode="json")
+            parameters = base.reference
         return _product(self.base_path, "base_model", parameters)
 
     def negatives(self, source: str) -> tuple[str, ...]:
@@ -134,6 +134,7 @@ class Products:
                 "seed": seed,
                 "dtype": profile.runtime.dtype,
                 "micro_batch_size": profile.runtime.micro_batch_size,
+                **profile.runtime.model_dump(include={"micro_batch_tokens"}, exclude_none=True),
                 "threads": profile.runtime.threads,
             },
             self.base_path,

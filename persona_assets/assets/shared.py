@@ -17,19 +17,21 @@ from dagster import (
     asset,
 )
 
-from persona_assets.assets.metadata import numbers, product_links
+from persona_assets.assets.metadata import notes, numbers, product_links
 from persona_assets.assets.partitions import answers_of_dataset, group_name, shared_key
 from persona_assets.assets.products import VERSIONS, Products, seeded
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.steps import GPU_POOL, PersonaStep, StepConfig, build_step
+from persona_assets.capacity.needs import Needs, asset_needs, check_room
 from persona_assets.store import Manifest
 from persona_assets.study import Catalog, NanoBase, Runtime
-from persona_assets.tasks.base_model import BaseModelTask, make_base_model
+from persona_assets.tasks.base_model import BaseModelTask, base_is_here, hub_cache, make_base_model
 from persona_assets.tasks.cells import CellsTask, check_completions, make_cells
 from persona_assets.tasks.dataset import AnswersTask, DatasetTask, make_answers, make_dataset
 from persona_assets.tasks.models import (
     ADAPTER,
     LOSS_CURVE_FILE,
+    OUT_OF_MEMORY,
     AdapterTask,
     CentroidsTask,
     MergeTask,
@@ -37,6 +39,7 @@ from persona_assets.tasks.models import (
     make_centroids,
     make_merged_model,
 )
+from persona_assets.workers import Outcome
 from resources.lake import Lake
 from resources.model_runtime import ModelRuntime
 
@@ -77,6 +80,12 @@ def _base_model(catalog: Catalog) -> AssetsDefinition:
     def base_model(context: AssetExecutionContext, lake: Lake, model_runtime: ModelRuntime) -> Iterator[Output[None]]:
         products = Products(catalog, lake)
 
+        def produce(staging: Path) -> Iterator[Outcome[Mapping[str, object]]]:
+            needs = Needs() if base_is_here(profile.base_model, staging) else asset_needs("base_model", profile, 1)
+            check_room("base_model", needs, products.store.root, hub_cache(staging), model_runtime.settings(profile))
+            task = BaseModelTask(staging, profile.base_model, catalog.panel, catalog.questions, profile.marker)
+            yield from model_runtime.run(profile, make_base_model, {"base_model": task})
+
         def describe(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
             if not nano:
                 return {"reference": MetadataValue.json({key: manifest.facts[key] for key in ("repo_id", "commit")})}
@@ -86,11 +95,7 @@ def _base_model(catalog: Catalog) -> AssetsDefinition:
             context,
             products.store,
             products.base_model(),
-            lambda staging: model_runtime.run(
-                profile,
-                make_base_model,
-                {"base_model": BaseModelTask(staging, profile.base_model, catalog.panel, catalog.questions, profile.marker)},
-            ),
+            produce,
             describe=lambda manifest, directory: {**describe(manifest, directory), **product_links(manifest, directory)},
         )
 
@@ -199,6 +204,7 @@ def _adapter(catalog: Catalog, seed: int) -> PersonaStep[AdapterTask]:
             **numbers(manifest.facts, ("final_loss", "first_loss", "steps", "trained_tokens", "tokens_per_second", "seconds")),
             "loss_curve": loss_curve_picture(directory / LOSS_CURVE_FILE, manifest, seed),
             "adapter_sha256": MetadataValue.text(adapter_digest(manifest)),
+            **notes(manifest.facts, (OUT_OF_MEMORY,)),
         }
 
     return PersonaStep(

@@ -23,6 +23,7 @@ from dagster import (
 from persona_assets.assets.metadata import file_columns, product_links
 from persona_assets.assets.products import VERSIONS, Products
 from persona_assets.assets.recording import NOTHING, materialize_keys, partition_keys
+from persona_assets.capacity.needs import asset_needs, check_room
 from persona_assets.errors import LakeError
 from persona_assets.panel import Panel
 from persona_assets.store import Manifest, Product
@@ -112,6 +113,8 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         keys = partition_keys(context, step.panel.ids)
 
         def produce(staging: Mapping[str, Path]) -> Iterator[Outcome[Mapping[str, object]]]:
+            needs = asset_needs(step.producer, catalog.profile, len(staging), len(step.panel))
+            check_room(step.producer, needs, products.store.root, None, runtime)
             tasks = {}
             for key, directory in staging.items():
                 try:

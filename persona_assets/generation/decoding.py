@@ -43,12 +43,15 @@ class Decoder(Protocol):
 
 
 class ModuleDecoder:
-    """Calls the model's own forward with its key-value cache: for every architecture, on every device."""
+    """Calls the model's own forward with a key-value cache: for every architecture, on every device."""
 
     def __init__(self, model: PreTrainedModel, pad_token_id: int) -> None:
         """Take a model in evaluation mode, and the id that fills short rows (masked, so any will do)."""
+        from persona_assets.generation.growing_cache import use_grouped_attention
+
         self._model = model
         self._pad = pad_token_id
+        self._grouped = use_grouped_attention(model)
 
     def start(
         self, prompts: Sequence[Sequence[int]], samples: Sequence[int], max_new_tokens: int
@@ -56,35 +59,45 @@ class ModuleDecoder:
         """Read the prompts padded on the left, then give each sample its own copy of the prompt's cache."""
         import torch
 
-        return _ModuleBatch(self._model, self._pad, prompts, torch.tensor(samples, device=self._model.device))
+        drawn = torch.tensor(samples, device=self._model.device)
+        return _ModuleBatch(self._model, self._pad, prompts, drawn, max_new_tokens, self._grouped)
 
 
 class _ModuleBatch:
     def __init__(
-        self, model: PreTrainedModel, pad: int, prompts: Sequence[Sequence[int]], samples: torch.Tensor
+        self,
+        model: PreTrainedModel,
+        pad: int,
+        prompts: Sequence[Sequence[int]],
+        samples: torch.Tensor,
+        max_new_tokens: int,
+        grouped: bool,
     ) -> None:
         import torch
-        from transformers import DynamicCache
+
+        from persona_assets.generation.growing_cache import roomy_cache
 
         self._model = model
-        width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        self._grouped = grouped
+        self._length = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (self._length - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[False] * (self._length - len(prompt)) + [True] * len(prompt) for prompt in prompts])
         row_prompts = torch.repeat_interleave(torch.arange(len(prompts), device=model.device), samples)
-        self._cache: Any = DynamicCache(config=model.config)
-        self._mask = mask.to(model.device)
-        positions = (self._mask.cumsum(-1) - 1).clamp_(min=0)
-        logits = self._forward(ids.to(model.device), positions)
+        self._cache: Any = roomy_cache(model, self._length + max_new_tokens)
+        mask = mask.to(model.device)
+        positions = (mask.long().cumsum(-1) - 1).clamp_(min=0)
+        logits = self._forward(ids.to(model.device), positions, mask)
         self._logits = logits[row_prompts]
-        self._mask = self._mask[row_prompts]
+        # Of the whole length to come: tokens that are drawn are attended to.
+        self._mask = torch.nn.functional.pad(mask, (0, max_new_tokens), value=True)[row_prompts]
         self._positions = positions[row_prompts, -1:]
         if bool((samples != 1).any()):
             self._cache.batch_select_indices(row_prompts)
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         output = self._model(
             input_ids=ids,
-            attention_mask=self._mask,
+            attention_mask=mask,
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
@@ -97,11 +110,10 @@ class _ModuleBatch:
         return self._logits
 
     def append(self, tokens: torch.Tensor) -> None:
-        import torch
-
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=-1)
+        self._length += 1
         self._positions = self._positions + 1
-        self._logits = self._forward(tokens[:, None], self._positions)
+        mask = self._mask[:, : self._length]
+        self._logits = self._forward(tokens[:, None], self._positions, mask[:, None, None] if self._grouped else mask)
 
     def keep(self, rows: torch.Tensor) -> None:
         self._cache.batch_select_indices(rows)

@@ -113,26 +113,31 @@ def kept_probabilities(logits: torch.Tensor, sampling: SamplingSettings) -> torc
     if sampling.top_p >= 1.0:
         return probabilities
     vocabulary = probabilities.shape[-1]
-    threshold, surplus = _nucleus_edge(probabilities, min(_FIRST_LOOK, vocabulary), sampling.top_p)
+    threshold, size, surplus = _nucleus_edge(probabilities, min(_FIRST_LOOK, vocabulary), sampling.top_p)
     open_rows = surplus < 0
     if bool(open_rows.any()):
-        threshold[open_rows], surplus[open_rows] = _nucleus_edge(
+        threshold[open_rows], size[open_rows], surplus[open_rows] = _nucleus_edge(
             probabilities[open_rows], vocabulary, sampling.top_p
         )
     kept = torch.where(probabilities >= threshold[:, None], probabilities, 0.0)
-    for row in torch.nonzero(surplus > 0)[:, 0].tolist():
-        tied = torch.nonzero(probabilities[row] == threshold[row])[:, 0]
-        size_above = int((probabilities[row] > threshold[row]).sum())
-        kept[row, tied[_nucleus_size(probabilities[row], sampling.top_p) - size_above :]] = 0.0
+    ties = torch.nonzero(surplus > 0)[:, 0]
+    if ties.numel():
+        # Short types give many equal logits, so this is no rare case: of the equal ones the first so many stay.
+        rows, edge = probabilities[ties], threshold[ties, None]
+        tied = rows == edge
+        room = size[ties] - (rows > edge).sum(-1)
+        kept[ties] = torch.where(tied & (tied.cumsum(-1) > room[:, None]), 0.0, kept[ties])
     return kept
 
 
-def _nucleus_edge(probabilities: torch.Tensor, look: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _nucleus_edge(
+    probabilities: torch.Tensor, look: int, top_p: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Find the least probability kept per row, looking at the `look` largest.
 
     Returns:
-        The threshold, [rows], and a flag, [rows] int64: 1 if a token outside ties with it, -1 if the edge
-        cannot be told from so few tokens, else 0.
+        The threshold, [rows]; how many tokens are kept, [rows] int64; and a flag, [rows] int64: 1 if a token outside
+        ties with the threshold, -1 if the edge cannot be told from so few tokens, else 0.
     """
     import torch
 
@@ -144,12 +149,7 @@ def _nucleus_edge(probabilities: torch.Tensor, look: int, top_p: float) -> tuple
     flag = ((following == threshold) & (size < look)).long()
     if look < probabilities.shape[-1]:
         flag = torch.where(size == look, -1, flag)
-    return threshold, flag
-
-
-def _nucleus_size(probabilities: torch.Tensor, top_p: float) -> int:
-    largest = _largest(probabilities[None], probabilities.shape[-1])[0]
-    return int(((largest.double().cumsum(-1) - largest) < top_p).sum())
+    return threshold, size, flag
 
 
 def _largest(values: torch.Tensor, count: int) -> torch.Tensor:

@@ -114,6 +114,13 @@ def resolve_hub_base(
     return BaseSnapshot(snapshot, commit)
 
 
+def hub_base_is_here(repo_id: str, revision: str, cache_dir: Path | None = None) -> bool:
+    """Say whether a base model needs no download: a local directory, or a commit that the Hub's cache holds."""
+    if repo_id.startswith(("/", ".", "~")):
+        return True
+    return bool(_COMMIT.fullmatch(revision)) and _cached_snapshot(repo_id, revision, cache_dir) is not None
+
+
 def _weight_files(checkpoint: Path) -> list[str]:
     index = checkpoint / WEIGHTS_INDEX_FILE
     if not index.is_file():

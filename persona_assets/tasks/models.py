@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def make_adapter(task: AdapterTask) -> Facts:
             device=runtime_device(task.runtime),
             dtype=task.runtime.dtype,
             micro_batch_size=task.runtime.micro_batch_size,
+            micro_batch_tokens=task.runtime.micro_batch_tokens,
+            recompute_activations=task.runtime.recompute_activations,
         ),
     )
     result = trainer.train(read_rows(task.dataset / DATASET_FILE), task.seed)
@@ -58,7 +61,17 @@ def make_adapter(task: AdapterTask) -> Facts:
         "trained_tokens": result.trained_tokens,
         "seconds": result.seconds,
         "tokens_per_second": result.trained_tokens / result.seconds,
+        "micro_batch_size": result.micro_batch_size,
+        **({OUT_OF_MEMORY: _halved(task.runtime.micro_batch_size, result.micro_batch_size)} if result.out_of_memory else {}),
     }
+
+
+OUT_OF_MEMORY = "out_of_memory"
+"""Fact of a product for which a batch had to be halved: what was halved."""
+
+
+def _halved(before: int, after: int) -> str:
+    return f"the device ran out of memory with micro-batches of {before} rows; trained with {after}"
 
 
 @dataclass(frozen=True)
@@ -84,8 +97,10 @@ def make_merged_model(task: MergeTask) -> Facts:
             checkpoint, probe_prompts=task.probes, dtype=task.runtime.dtype, device=runtime_device(task.runtime)
         ),
     )
+    started = time.perf_counter()
     report = merger.merge(task.adapter / ADAPTER, task.out_dir / CHECKPOINT)
     return {
+        "seconds": time.perf_counter() - started,
         "max_abs_difference": report.max_abs_difference,
         "allowed_difference": report.allowed_difference,
         "argmax_agreement": report.argmax_agreement,
@@ -121,7 +136,9 @@ def make_centroids(task: CentroidsTask) -> Facts:
             load_tokenizer(checkpoint),
         ),
     )
+    started = time.perf_counter()
     vectors = question_vectors(model, tokenizer, task.persona.prompt, task.questions, task.runtime.generation_batch_size)
+    seconds = time.perf_counter() - started
     mean = centroid(vectors)
     save_file({"centroid": mean, "question_vectors": vectors}, task.out_dir / CENTROIDS_FILE)
-    return {"layers": mean.shape[0], "hidden_size": mean.shape[1], "questions": vectors.shape[0]}
+    return {"layers": mean.shape[0], "hidden_size": mean.shape[1], "questions": vectors.shape[0], "seconds": seconds}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_assets.hashing import derive_seed
+from persona_assets.memory import HalvingBatch
 from persona_assets.training.batches import BatchPlan, plan_batches
 from persona_assets.training.effective_weights import EffectiveWeightsDecoder, effective_weights_pay, lora_layers
 from persona_assets.training.packing import ATTENTION, pack_rows, register_attention
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from persona_assets.dataset import TrainingRow
     from persona_assets.study import Recipe
+    from persona_assets.training.lean_layers import LeanLayers
 
 _ADAPTER = "default"  # peft's own name for a model's only adapter
 
@@ -65,8 +67,12 @@ class LoraTrainer:
         from peft import LoraConfig, get_peft_model
 
         self.recipe = recipe
-        self.micro_batch_size = micro_batch_size
         self.micro_batch_tokens = micro_batch_tokens
+        self._batch = HalvingBatch(
+            micro_batch_size,
+            "runtime.micro_batch_size",
+            "set runtime.micro_batch_tokens, or runtime.recompute_activations if a single row is too much",
+        )
         self.tokenizer = tokenizer
         _check_targets(base, recipe)
         register_attention()
@@ -86,12 +92,13 @@ class LoraTrainer:
         # peft notes the directory the base was loaded from, which says nothing on another machine.
         self._model.peft_config[_ADAPTER].base_model_name_or_path = base_name
         self._decoder = base.get_decoder()
+        self._layers: LeanLayers | None = None
         if effective_weights_pay(self._model, self._decoder, recipe.r, recipe.dropout):
             self._decoder = EffectiveWeightsDecoder(self._model, self._decoder, _ADAPTER)
         else:
-            from persona_assets.training.lora_function import use_lora_product
+            from persona_assets.training.lean_layers import LeanLayers
 
-            use_lora_product(self._model, _ADAPTER)
+            self._layers = LeanLayers(self._model, _ADAPTER)
         if recompute_activations:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         self._head = base.get_output_embeddings()
@@ -127,19 +134,36 @@ class LoraTrainer:
 
         Raises:
             TrainingError: rows that cannot be tokenised, or a loss or gradient that is not finite.
+            DeviceMemoryError: the device has too little memory, also with micro-batches of half the size.
         """
-        import torch
-
         started = time.perf_counter()
         tokenized = tokenize_rows(self.tokenizer, rows, self.recipe.max_length)
-        plans = plan_batches(
-            [len(row.input_ids) for row in tokenized],
-            seed=seed,
-            epochs=self.recipe.epochs,
-            effective_batch_size=self.recipe.effective_batch_size,
-            micro_batch_size=self.micro_batch_size,
-            micro_batch_tokens=self.micro_batch_tokens,
+
+        def attempt(micro_batch_size: int) -> list[StepRecord]:
+            return self._train(tokenized, seed, micro_batch_size, on_step)
+
+        # From the start: an adapter is trained with one size of micro-batches, which is recorded with it.
+        curve = self._batch.attempt(attempt)
+        return TrainingResult(
+            tuple(curve),
+            time.perf_counter() - started,
+            self._weights(),
+            self._config(),
+            micro_batch_size=self._batch.size,
+            out_of_memory=self._batch.halved,
         )
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Rows of one forward pass at most: half of what was asked for once the device ran out of memory."""
+        return self._batch.size
+
+    def _train(
+        self, rows: list[TokenizedRow], seed: int, micro_batch_size: int, on_step: Callable[[StepRecord], None] | None
+    ) -> list[StepRecord]:
+        import torch
+
+        plans = self._plan(rows, seed, self.recipe.epochs, self.recipe.effective_batch_size, micro_batch_size)
         curve: list[StepRecord] = []
         with _private_generators(self._device), deterministic_sums(self._device):
             torch.manual_seed(derive_seed("lora", seed))
@@ -147,14 +171,26 @@ class LoraTrainer:
             optimizer, schedule = self._optimizer(len(plans))
             self._model.train()
             for number, plan in enumerate(plans, start=1):
-                record = self._gradient(number, plan, tokenized, optimizer.param_groups[0]["lr"])
+                record = self._gradient(number, plan, rows, optimizer.param_groups[0]["lr"])
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
                 curve.append(record)
                 if on_step is not None:
                     on_step(record)
-        return TrainingResult(tuple(curve), time.perf_counter() - started, self._weights(), self._config())
+        return curve
+
+    def _plan(
+        self, rows: list[TokenizedRow], seed: int, epochs: int, effective_batch_size: int, micro_batch_size: int
+    ) -> list[BatchPlan]:
+        return plan_batches(
+            [len(row.input_ids) for row in rows],
+            seed=seed,
+            epochs=epochs,
+            effective_batch_size=effective_batch_size,
+            micro_batch_size=micro_batch_size,
+            micro_batch_tokens=self.micro_batch_tokens,
+        )
 
     def _reset_adapter(self) -> None:
         for layer in lora_layers(self._model).values():
@@ -178,14 +214,7 @@ class LoraTrainer:
         Nothing is updated, and dropout is off: for comparing with another way to compute them.
         """
         tokenized = tokenize_rows(self.tokenizer, rows, self.recipe.max_length)
-        (plan,) = plan_batches(
-            [len(row.input_ids) for row in tokenized],
-            seed=0,
-            epochs=1,
-            effective_batch_size=len(rows),
-            micro_batch_size=self.micro_batch_size,
-            micro_batch_tokens=self.micro_batch_tokens,
-        )
+        (plan,) = self._plan(tokenized, 0, 1, len(rows), self.micro_batch_size)
         self._model.eval()
         with deterministic_sums(self._device):
             loss, _ = self._accumulate(plan, tokenized)
@@ -210,6 +239,8 @@ class LoraTrainer:
 
     def _accumulate(self, plan: BatchPlan, rows: list[TokenizedRow]) -> tuple[float, int]:
         """Add up the gradient of one effective batch; return its mean loss and its completion tokens."""
+        if self._layers is not None:
+            self._layers.refresh()
         n_tokens = sum(rows[row].n_completion_tokens for batch in plan.micro_batches for row in batch)
         shares = []
         for batch in plan.micro_batches:
@@ -257,16 +288,20 @@ def _private_generators(device: torch.device) -> AbstractContextManager[None]:
 def deterministic_sums(device: torch.device) -> Iterator[None]:
     """Let a GPU add up in one fixed order, so that the same training gives the same bits; a CPU does so anyway."""
     import torch
+    import torch.utils.deterministic
 
     if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch insists on it; these are its own sizes
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # every value is written before it is read
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 def _check_targets(base: torch.nn.Module, recipe: Recipe) -> None:

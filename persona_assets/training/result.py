@@ -49,12 +49,16 @@ class TrainingResult:
         seconds: wall time; it stands in no file of the adapter, whose bytes depend on the inputs alone.
         weights: float32 tensors on the CPU under peft's file names, a copy of its own.
         config: peft's adapter configuration as plain JSON values.
+        micro_batch_size: rows of one forward pass at most; sums, and so the last bits of the weights, depend on it.
+        out_of_memory: whether the device ran out of memory, so that micro-batches were halved.
     """
 
     loss_curve: tuple[StepRecord, ...]
     seconds: float
     weights: dict[str, torch.Tensor]
     config: dict[str, Any]
+    micro_batch_size: int
+    out_of_memory: bool = False
 
     @property
     def final_loss(self) -> float:

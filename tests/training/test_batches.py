@@ -61,3 +61,9 @@ def test_impossible_plans_are_refused(wrong: dict[str, int]) -> None:
         plan_batches([5, 5], seed=1, **sizes)
     with pytest.raises(TrainingError, match="0 rows"):
         plan_batches([], seed=1, epochs=1, effective_batch_size=4, micro_batch_size=4)
+
+
+def test_a_micro_batch_holds_no_more_tokens_than_it_may() -> None:
+    lengths = [10, 20, 30, 40, 50, 200]
+    (plan,) = plan_batches(lengths, seed=1, epochs=1, effective_batch_size=6, micro_batch_size=3, micro_batch_tokens=100)
+    assert plan.micro_batches == ((0, 1, 2), (3, 4), (5,))  # three rows at most; 40 + 50 and no more; one that is too long alone
