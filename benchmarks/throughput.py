@@ -285,6 +285,8 @@ class Benchmark:
             ("vllm", self.vllm),
         )
         for name, part in parts:
+            if self.options.only and name not in ("build", *self.options.only):
+                continue
             if time.perf_counter() - self.began > self.options.minutes * 60:
                 self.say(f"{name}: not started, {self.options.minutes} minutes are over")
                 continue
@@ -305,6 +307,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "throughput.json")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=7.0, help="start no further part after so many minutes")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone, for example: --only training")
     parser.add_argument("--personas", type=int, default=12)
     parser.add_argument("--generation-batch", type=int, nargs="+", default=[320, 1280])
     parser.add_argument("--new-tokens", type=int, default=128)

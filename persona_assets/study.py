@@ -134,10 +134,10 @@ class HubBase(_Model):
     @property
     def shape(self) -> DecoderShape | None:
         """Shape of the decoder; None unless the profile names every size."""
-        sizes = (self.hidden_size, self.mlp_size, self.heads, self.kv_heads, self.vocabulary_size)
-        if any(size is None for size in sizes):
+        hidden, mlp, heads, kv_heads, words = self.hidden_size, self.mlp_size, self.heads, self.kv_heads, self.vocabulary_size
+        if hidden is None or mlp is None or heads is None or kv_heads is None or words is None:
             return None
-        return DecoderShape(self.layers, *(size or 0 for size in sizes), self.tied_embeddings)
+        return DecoderShape(self.layers, hidden, mlp, heads, kv_heads, words, self.tied_embeddings)
 
     @property
     def reference(self) -> dict[str, object]:

@@ -164,6 +164,56 @@ def ui(
     serve_ui(profile, host, port)
 
 
+@app.command(epilog="Example: persona-assets estimate n48 --profile qwen2.5-7b")
+def estimate(
+    study: StudyName,
+    profile: Profile = "embedded",
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table of benchmarks/throughput.py; by default the repository's.")
+    ] = None,
+    answer_tokens: Annotated[
+        float | None, typer.Option(min=1, help="Mean tokens of an answer; by default as measured, else half the limit.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is left to do of a study and its ancestors: GPU time, wall time and disk for each stage, before anything is spent.
+
+    Speeds are those that products in the lake recorded, else those of the throughput table; what was not measured is named.
+    """
+    from persona_assets.cli.capacity import estimate_values, print_estimate
+    from persona_assets.cli.deployment import open_deployment
+    from persona_assets.cli.estimating import estimate_study
+
+    deployment = open_deployment(profile)
+    found = estimate_study(deployment, deployment.catalog.study(study), table, answer_tokens)
+    if as_json:
+        typer.echo(json.dumps(estimate_values(study, found), indent=1, ensure_ascii=False))
+    else:
+        print_estimate(study, found)
+
+
+@app.command(epilog="Example: persona-assets doctor --profile qwen2.5-7b")
+def doctor(profile: Profile = "embedded", as_json: AsJson = False) -> None:
+    """Look at device, driver, memory, disk, cache, versions and services, and say what to do; a problem ends with exit code 1.
+
+    A warning is something with which a study can still run.
+    """
+    from persona_assets.capacity.doctor import examine
+    from persona_assets.cli.capacity import print_findings
+    from persona_assets.cli.deployment import open_deployment
+    from persona_assets.tasks.base_model import hub_cache
+
+    deployment = open_deployment(profile)
+    store, products = deployment.products.store, deployment.products
+    findings = examine(deployment.catalog.profile, store.root, hub_cache(store.directory(products.base_path)))
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=1, ensure_ascii=False))
+    else:
+        print_findings(findings)
+    if any(finding.level == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; errors meant for the user end with their text and exit code 1."""
     try:

@@ -41,8 +41,8 @@ def estimate_study(
         for stage in plan_study(deployment, each):
             for planned in stage.assets:
                 _count(deployment, planned, each, missing, manifests)
-    ordered = {(None, asset): missing[None, asset] for asset in SHARED_ASSETS if (None, asset) in missing}
-    ordered |= {key: count for key, count in missing.items() if key not in ordered}
+    order = [*((None, asset) for asset in SHARED_ASSETS), *(key for key in missing if key[0] is not None)]
+    ordered = {key: missing[key] for key in order if key in missing}
     here = {asset: _sum(found) for asset, found in manifests.items() if found}
     return estimate(study, ordered, here, table, answer_tokens)
 
