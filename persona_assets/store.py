@@ -25,6 +25,7 @@ from persona_assets.errors import LakeError
 from persona_assets.hashing import sha256_file, sha256_json
 
 MANIFEST = "manifest.json"
+EVICTED = "evicted.json"
 _STAGING = ".staging-"
 _REPLACED = ".replaced-"
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "polars", "duckdb", "pyarrow", "vllm")
@@ -109,9 +110,74 @@ class Store:
         return manifest
 
     def open(self, path: str) -> Path:
-        """Return the directory of a product whose files were verified; raises as `verified` does."""
+        """Return the directory of a product whose files were verified and are all there.
+
+        Raises:
+            LakeError: as `verified` does; or files were evicted.
+        """
         self.verified(path)
+        gone = self.evicted(path)
+        if gone:
+            raise LakeError(
+                f"{self.directory(path)}: {', '.join(gone[:3])} {'was' if len(gone) == 1 else 'were'} removed to save disk. "
+                f"Materialize {path} with runtime.merged_weights set to kept to have them again."
+            )
         return self.directory(path)
+
+    def evict(self, path: str, names: Iterable[str], why: str) -> int:
+        """Remove files of a product to save disk; it stays what it was, with its manifest and data version.
+
+        Args:
+            path: the product.
+            names: files as its manifest names them; those that are gone already are passed over.
+            why: kept beside the manifest.
+
+        Returns:
+            Bytes freed.
+
+        Raises:
+            LakeError: the product is damaged, or its manifest has no such file.
+        """
+        manifest, directory = self.verified(path), self.directory(path)
+        chosen = sorted(names)
+        unknown = [name for name in chosen if name not in manifest.files]
+        if unknown:
+            raise LakeError(f"{path}: has no file {unknown[0]}, so it cannot be evicted.")
+        # Said before it is done: files that are there and said to be gone do no harm, missing ones are damage.
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        listed = {"files": sorted({*chosen, *self._listed(path)}), "why": why, "at": now}
+        temporary = self.temporary_sibling(directory)
+        temporary.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.replace(directory / EVICTED)
+        _sync_directory(directory)
+        freed = 0
+        for name in chosen:
+            file = directory / name
+            if file.is_file():
+                freed += file.stat().st_size
+                file.unlink()
+        _sync_directory(directory)
+        return freed
+
+    def evicted(self, path: str) -> tuple[str, ...]:
+        """List the files of a product that were evicted and are not there."""
+        directory = self.directory(path)
+        return tuple(name for name in self._listed(path) if not (directory / name).exists())
+
+    def size(self, path: str) -> int:
+        """Bytes of a product's files that are there; 0 when it is not in the store."""
+        manifest = self.manifest(path)
+        gone = set(self.evicted(path))
+        return 0 if manifest is None else sum(int(facts["size"]) for name, facts in manifest.files.items() if name not in gone)
+
+    def _listed(self, path: str) -> list[str]:
+        file = self.directory(path) / EVICTED
+        if not file.is_file():
+            return []
+        try:
+            return [str(name) for name in json.loads(file.read_text(encoding="utf-8"))["files"]]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise LakeError(f"{file}: cannot be read ({error}). Delete the directory {file.parent} and run again.") from error
 
     def fingerprint(self, product: Product) -> str | None:
         """Digest what a product is made from; None while an input is missing."""
@@ -135,9 +201,14 @@ class Store:
             return "missing"
         return "current" if manifest.fingerprint == self.fingerprint(product) else "stale"
 
-    def current(self, product: Product) -> Manifest | None:
-        """Return the manifest of a product that needs no work: same fingerprint, every file intact."""
-        if self.state(product) != "current":
+    def current(self, product: Product, *, whole: bool = False) -> Manifest | None:
+        """Return the manifest of a product that needs no work: same fingerprint, every file intact.
+
+        Args:
+            product: what is wanted.
+            whole: whether one whose files were evicted has to be made again.
+        """
+        if self.state(product) != "current" or (whole and self.evicted(product.path)):
             return None
         manifest = self.manifest(product.path)
         assert manifest is not None
@@ -276,11 +347,12 @@ class Store:
 
     def _fault(self, path: str, manifest: Manifest) -> str | None:
         directory = self.directory(path)
-        present = {file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()} - {MANIFEST}
-        for name in sorted(present ^ set(manifest.files)):
+        present = {file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()}
+        present -= {MANIFEST, EVICTED}
+        for name in sorted((present ^ set(manifest.files)) - set(self.evicted(path))):
             return f"the file {name} is {'not in the manifest' if name in present else 'missing'}"
-        for name, recorded in manifest.files.items():
-            file = directory / name
+        for name in sorted(present):
+            file, recorded = directory / name, manifest.files[name]
             if file.stat().st_size != recorded["size"] or sha256_file(file) != recorded["sha256"]:
                 return f"the file {name} does not match the sha256 in its manifest"
         if _data_version(manifest.files) != manifest.data_version:

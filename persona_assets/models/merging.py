@@ -125,28 +125,43 @@ class AdapterMerger:
             MergeError: the adapter does not fit the base, `out_dir` is not empty, or the checkpoint read back
                 does not give the logits of base plus adapter (it is left there for inspection).
         """
-        from peft import PeftModel
-
         from persona_assets.models.loading import load_model
 
-        n_modules = check_adapter_fits(self._base, adapter_dir)
         if out_dir.exists() and any(out_dir.iterdir()):
             raise MergeError(f"{out_dir}: is not empty; a merged model is written into an empty directory.")
+        n_modules, expected, merged = self._merged(adapter_dir)
+        merged.save_pretrained(out_dir)
+        for name in _TOKENIZER_FILES:
+            if (self._base_checkpoint / name).is_file():
+                shutil.copyfile(self._base_checkpoint / name, out_dir / name)
+        del merged
+        observed = _logits(load_model(out_dir, device=self._device, dtype=self._dtype), self._probes)
+        report = self._compare(expected, observed, n_modules)
+        self._judge(report, adapter_dir)
+        return report
+
+    def check(self, adapter_dir: Path) -> MergeReport:
+        """Merge in memory alone, and verify what came of it.
+
+        Raises:
+            MergeError: as `merge` does.
+        """
+        n_modules, expected, merged = self._merged(adapter_dir)
+        report = self._compare(expected, _logits(merged, self._probes), n_modules)
+        self._judge(report, adapter_dir)
+        return report
+
+    def _merged(self, adapter_dir: Path) -> tuple[int, torch.Tensor, PreTrainedModel]:
+        """Return the number of layers changed, the logits of base and adapter side by side, and the merged model."""
+        from peft import PeftModel
+
+        n_modules = check_adapter_fits(self._base, adapter_dir)
         # A copy: merging adds to the weights in place, and subtracting would not bring back the same bits.
         adapted = PeftModel.from_pretrained(copy.deepcopy(self._base), str(adapter_dir)).eval()
         expected = _logits(adapted, self._probes)
         if not expected.isfinite().all():
             raise MergeError(f"{adapter_dir}: with this adapter logits are not finite; train it again.")
-        merged = adapted.merge_and_unload(safe_merge=True)
-        merged.save_pretrained(out_dir)
-        for name in _TOKENIZER_FILES:
-            if (self._base_checkpoint / name).is_file():
-                shutil.copyfile(self._base_checkpoint / name, out_dir / name)
-        del merged, adapted
-        observed = _logits(load_model(out_dir, device=self._device, dtype=self._dtype), self._probes)
-        report = self._compare(expected, observed, n_modules)
-        self._judge(report, adapter_dir)
-        return report
+        return n_modules, expected, adapted.merge_and_unload(safe_merge=True)
 
     def _compare(self, expected: torch.Tensor, observed: torch.Tensor, n_modules: int) -> MergeReport:
         scale = expected.abs().max().item()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from persona_assets.hashing import sha256_file
 from persona_assets.panel import Persona
 from persona_assets.study import Recipe, Runtime
 from persona_assets.tasks.base_model import CHECKPOINT, base_checkpoint
@@ -15,6 +17,9 @@ from persona_assets.tasks.loaded import Facts, loaded, runtime_device
 ADAPTER = "adapter"
 LOSS_CURVE_FILE = "loss_curve.parquet"
 CENTROIDS_FILE = "centroids.safetensors"
+MERGE_FILE = "merge.json"
+"""Stands in a merged model's product in place of weights that are not written: what they are merged of."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,17 +81,18 @@ def _halved(before: int, after: int) -> str:
 
 @dataclass(frozen=True)
 class MergeTask:
-    """Merge an adapter into the base model."""
+    """Merge an adapter into the base model; without `write_weights` only to see that base plus adapter come out."""
 
     out_dir: Path
     base_dir: Path
     adapter: Path
     probes: tuple[tuple[str, str], ...]
     runtime: Runtime
+    write_weights: bool = True
 
 
 def make_merged_model(task: MergeTask) -> Facts:
-    """Write the merged checkpoint; the merger verifies it against base plus adapter."""
+    """Write the merged checkpoint, or what it would be made of; the merger verifies it against base plus adapter."""
     from persona_assets.models.merging import AdapterMerger
 
     checkpoint = base_checkpoint(task.base_dir)
@@ -98,7 +104,13 @@ def make_merged_model(task: MergeTask) -> Facts:
         ),
     )
     started = time.perf_counter()
-    report = merger.merge(task.adapter / ADAPTER, task.out_dir / CHECKPOINT)
+    adapter = task.adapter / ADAPTER
+    if task.write_weights:
+        report = merger.merge(adapter, task.out_dir / CHECKPOINT)
+    else:
+        report = merger.check(adapter)
+        parts = {"base": checkpoint.name, "adapter": sha256_file(adapter / ADAPTER_WEIGHTS), "dtype": task.runtime.dtype}
+        (task.out_dir / MERGE_FILE).write_text(json.dumps(parts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {
         "seconds": time.perf_counter() - started,
         "max_abs_difference": report.max_abs_difference,
