@@ -64,11 +64,15 @@ class Lake(ConfigurableResource):  # type: ignore[type-arg]  # no resource value
         """Path of one measurement, numbered from 1."""
         return f"{cls.measurements(profile, study, seed, source)}/measurement={number}"
 
+    def measurement_numbers(self, profile: str, study: str, seed: int, source: str) -> tuple[int, ...]:
+        """Return the numbers of the measurements in the lake, ascending."""
+        directory = self.store.directory(self.measurements(profile, study, seed, source))
+        files = directory.glob("measurement=*/manifest.json")
+        return tuple(sorted(int(path.parent.name.removeprefix("measurement=")) for path in files))
+
     def latest_measurement(self, profile: str, study: str, seed: int, source: str) -> int:
         """Return the number of the latest measurement in the lake, 0 when there is none."""
-        directory = self.store.directory(self.measurements(profile, study, seed, source))
-        numbers = [int(path.parent.name.removeprefix("measurement=")) for path in directory.glob("measurement=*/manifest.json")]
-        return max(numbers, default=0)
+        return max(self.measurement_numbers(profile, study, seed, source), default=0)
 
     @staticmethod
     def tables(profile: str, study: str, asset: str) -> str:

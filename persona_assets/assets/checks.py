@@ -2,7 +2,8 @@
 
 # No postponed annotations here: Dagster reads the types off the function when it is defined.
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import polars as pl
 from dagster import (
@@ -18,7 +19,7 @@ from dagster import (
 
 from persona_assets import integrity
 from persona_assets.assets.partitions import shared_key, study_key
-from persona_assets.assets.products import Products
+from persona_assets.assets.products import TABLE_PRODUCTS, Products
 from persona_assets.integrity import Verdict
 from persona_assets.study import Catalog, Study
 from resources.lake import Lake
@@ -96,7 +97,7 @@ def study_checks(study: Study, catalog: Catalog) -> list[AssetChecksDefinition]:
             blocking=False,
         ),
         _gate_checks(study, catalog),
-        _drift_check(study, catalog),
+        *_drift_checks(study, catalog),
         _writeup_check(study, catalog),
     ]
 
@@ -152,15 +153,56 @@ def _gate_checks(study: Study, catalog: Catalog) -> AssetChecksDefinition:
     return gates
 
 
-def _drift_check(study: Study, catalog: Catalog) -> AssetChecksDefinition:
+@dataclass(frozen=True)
+class DriftCheck:
+    """A check that passes while the preregistered drift test of one comparison does not fire.
+
+    Attributes:
+        name: of the check.
+        asset: whose tables hold the test.
+        table: with the test.
+        where: column values of the comparison.
+        against: what the rates of now are compared with.
+    """
+
+    name: str
+    asset: str
+    table: str
+    where: Mapping[str, str]
+    against: str
+
+
+DRIFT_CHECKS = (
+    DriftCheck("no_drift", "inherited_drift", "drift_tests", {}, "the parent study"),
+    *(
+        DriftCheck(
+            f"no_drift_since_{compared}_measurement",
+            "remeasurement_drift",
+            "remeasurement_tests",
+            {"compared_with": compared},
+            against,
+        )
+        for compared, against in (("first", "the first measurement"), ("last", "the last measurement before"))
+    ),
+)
+
+
+def _drift_checks(study: Study, catalog: Catalog) -> list[AssetChecksDefinition]:
+    return [_drift_check(study, catalog, drift) for drift in DRIFT_CHECKS]
+
+
+def _drift_check(study: Study, catalog: Catalog, drift: DriftCheck) -> AssetChecksDefinition:
     @asset_check(
-        asset=study_key(catalog.profile.name, study.name, "inherited_drift"),
-        name="no_drift",
-        description="The preregistered drift test did not fire; a comparison across measurement identities does not pass.",
+        asset=study_key(catalog.profile.name, study.name, drift.asset),
+        name=drift.name,
+        description=(
+            f"The preregistered drift test against {drift.against} did not fire; a comparison across measurement identities "
+            "does not pass."
+        ),
     )
     def no_drift(lake: Lake, warehouse: Warehouse) -> AssetCheckResult:
-        path = Products(catalog, lake).inherited_drift(study).path
-        tests = warehouse.table(path, "drift_tests").filter("registered")
+        path = TABLE_PRODUCTS[drift.asset](Products(catalog, lake), study).path
+        tests = warehouse.table(path, drift.table).filter("registered", statistic="sign_drops", **drift.where)
         row = tests.row(0, named=True)
         numbers = {name: row[name] for name in ("estimate", "p", "n") if row[name] is not None}
         return AssetCheckResult(

@@ -71,11 +71,12 @@ def compute_source_rates(data: StudyData) -> Tables:
     return {
         "source_rates": source_rates(cells, personas),
         "cells": cells,
-        "measurements": measurements_table([_measurement(store.verified(product.path)) for product in rows]),
+        "measurements": measurements_table([recorded_measurement(store.verified(product.path)) for product in rows]),
     }
 
 
-def _measurement(manifest: Manifest) -> Measurement:
+def recorded_measurement(manifest: Manifest) -> Measurement:
+    """Read which measurement a row of cells is, and the identity it was made under."""
     identity = manifest.facts["identity"]
     assert isinstance(identity, Mapping)
     place = dict(part.split("=") for part in manifest.path.split("/") if "=" in part)
@@ -224,9 +225,9 @@ def observations(data: StudyData, study: Study) -> StudyObservations:
 
 def compute_inherited_drift(data: StudyData) -> Tables:
     """Tables `inherited_drift` and `drift_tests`: the study's rates against its parent's."""
-    from persona_assets.statistics.drift import inherited_drift
+    from persona_assets.statistics.drift import drift_settings, inherited_drift
 
-    study, products, plan = data.study, data.products, data.study.analysis
+    study, products = data.study, data.products
     now = products.source_rates(study)
     # Without a parent there is no inherited source: its tables are those of an empty parent.
     parent = now if study.parent is None else products.source_rates(study.parent)
@@ -236,12 +237,7 @@ def compute_inherited_drift(data: StudyData) -> Tables:
         data.table(parent, "source_rates")[rows],
         data.table(now, "measurements"),
         data.table(parent, "measurements")[rows],
-        seed=plan.seed,
-        low_share=plan.drift_low_share,
-        match_share=plan.drift_match_share,
-        alpha=plan.alpha,
-        resamples=plan.bootstrap_resamples,
-        confidence=plan.confidence_level,
+        **drift_settings(study.analysis),
     )
     return {"inherited_drift": result.inherited_drift, "drift_tests": result.drift_tests}
 
@@ -255,6 +251,7 @@ def compute_gates(data: StudyData) -> Tables:
     rates = data.table(products.source_rates(study), "source_rates")
     registered = tests.filter("registered")
     verdicts = set(registered["verdict"].to_list())
+    remeasured = data.table(products.remeasurement_drift(study), "remeasurement_tests")
     result = evaluate_gates(
         observations(data, study),
         primary_layers=plan.primary_layers,
@@ -264,6 +261,7 @@ def compute_gates(data: StudyData) -> Tables:
         slope_tolerance=plan.slope_tolerance,
         drift_triggered=_triggered(verdicts),
         drift_confounded="confounded" in verdicts,
+        drifted_since=remeasured.filter("registered", statistic="sign_drops", verdict="drift")["compared_with"].to_list(),
         truncation_flagged=int(rates["truncation_flagged"].sum()),
     )
     return {

@@ -29,6 +29,7 @@ VERSIONS = {
     "attenuation": "1",
     "gates": "2",
     "inherited_drift": "1",
+    "remeasurement_drift": "1",
     "figures": "1",
     "clean_result": "2",
     "overview": "1",
@@ -208,6 +209,15 @@ class Products:
             return latest
         return self.eval_cells(study, source, seed, number + 1)
 
+    def measured_cells(self, study: Study) -> tuple[Product, ...]:
+        """Every measurement of the study that is in the lake, by seed, source and number."""
+        return tuple(
+            self.eval_cells(study, source, seed, number)
+            for seed in study.seeds
+            for source in study.panel.ids
+            for number in self.lake.measurement_numbers(self.profile, study.name, seed, source)
+        )
+
     def source_rates(self, study: Study) -> Product:
         """Tables `cells`, `source_rates` and `measurements`."""
         return self._tables(
@@ -275,13 +285,18 @@ class Products:
         parent = () if study.parent is None else (self.source_rates(study.parent).path,)
         return self._tables(study, "inherited_drift", {}, self.source_rates(study).path, *parent)
 
+    def remeasurement_drift(self, study: Study) -> Product:
+        """Tables `remeasurement_drift`, `remeasurement_tests` and `measurement_history`: of every measurement there is."""
+        return self._tables(study, "remeasurement_drift", {}, *(cells.path for cells in self.measured_cells(study)))
+
     def gates(self, study: Study) -> Product:
         """Tables `gates` and `outcome`."""
         return self._tables(
             study,
             "gates",
             {"excluded": [persona.id for persona in study.panel if persona.exclude_from_within_category]},
-            *(product(study).path for product in (self.source_rates, self.geometry, self.regressions, self.inherited_drift)),
+            *(product(study).path for product in (self.source_rates, self.geometry, self.regressions)),
+            *(product(study).path for product in (self.inherited_drift, self.remeasurement_drift)),
         )
 
     def figures(self, study: Study) -> Product:
@@ -355,6 +370,7 @@ TABLE_PRODUCTS: dict[str, Callable[[Products, Study], Product]] = {
     "regressions": Products.regressions,
     "off_diagonal": Products.off_diagonal,
     "inherited_drift": Products.inherited_drift,
+    "remeasurement_drift": Products.remeasurement_drift,
     "gates": Products.gates,
     "attenuation": Products.attenuation,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 from dagster import MetadataValue
 
-from persona_assets.assets import computing
+from persona_assets.assets import computing, remeasuring
 from persona_assets.assets.computing import StudyData, Tables
 from persona_assets.assets.products import seeded
 from persona_assets.study import Catalog, Study
@@ -103,10 +103,20 @@ def table_steps(study: Study, catalog: Catalog) -> list[TableStep]:
             preview="drift_tests",
         ),
         TableStep(
+            "remeasurement_drift",
+            "Did the rates of unchanged adapters move between measurements of this study? The latest measurement against the "
+            "first one and against the last before it, by the tests and the identity check of `inherited_drift`, and the "
+            "history of all measurements.",
+            own=cells,
+            compute=remeasuring.compute_remeasurement_drift,
+            headline=_remeasurement_headline,
+            preview="remeasurement_tests",
+        ),
+        TableStep(
             "gates",
             "The preregistered gates A, B and C on both splits at each primary layer, the outcome bucket they give and the "
             "confidence it deserves.",
-            own=["source_rates", "geometry", "regressions", "inherited_drift"],
+            own=["source_rates", "geometry", "regressions", "inherited_drift", "remeasurement_drift"],
             compute=computing.compute_gates,
             headline=gates_headline,
             preview="gates",
@@ -128,6 +138,15 @@ def _power_headline(tables: Tables) -> dict[str, MetadataValue]:
     rule = tables["power"].filter(pl.col("quantity") == "rule")
     return {
         f"power_of_rule_at_{abs(row['population_rho']):.2f}": MetadataValue.float(row["probability"]) for row in rule.to_dicts()
+    }
+
+
+def _remeasurement_headline(tables: Tables) -> dict[str, MetadataValue]:
+    registered = tables["remeasurement_tests"].filter("registered", statistic="sign_drops")
+    return {
+        "measurements": MetadataValue.int(tables["measurement_history"].height),
+        "remeasured_sources": MetadataValue.int(tables["remeasurement_drift"]["persona"].n_unique()),
+        **{f"verdict_{row['compared_with']}": MetadataValue.text(row["verdict"]) for row in registered.to_dicts()},
     }
 
 

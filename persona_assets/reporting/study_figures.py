@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persona_assets.reporting import figures
+from persona_assets.statistics.remeasurement import comparisons
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,6 +53,9 @@ def draw_study(
         figures.surface_baselines(regressions, context),
         *(figures.off_diagonal(*pairs, context, layer=layer) for layer in layers),
     ]
+    if again := comparisons(tables["remeasurement_drift"], tables["remeasurement_tests"]):
+        drawings += [figures.drift(*compared, context, figures.MEASUREMENTS[name]) for name, compared in again.items()]
+        drawings.append(figures.drift_counts(again, context, figures.MEASUREMENTS))
     # A study without a parent inherited nothing and has no lineage; an empty picture would say "no drift" or
     # "no attenuation" where nothing was compared.
     if study.parent is not None:

@@ -12,7 +12,7 @@ import polars as pl
 from persona_assets.statistics.attenuation import attenuation
 from persona_assets.statistics.baselines import baseline_rows, surface_predictors
 from persona_assets.statistics.cross_validation import cross_validation
-from persona_assets.statistics.drift import DriftResult, inherited_drift
+from persona_assets.statistics.drift import DriftResult, drift_settings, inherited_drift
 from persona_assets.statistics.gates import evaluate_gates
 from persona_assets.statistics.identity import check_identity
 from persona_assets.statistics.leakage import LeakageMatrices
@@ -21,6 +21,7 @@ from persona_assets.statistics.off_diagonal import off_diagonal
 from persona_assets.statistics.partial import partial_rows
 from persona_assets.statistics.power import power, rule_design
 from persona_assets.statistics.probe import probe, probe_rows
+from persona_assets.statistics.remeasurement import RemeasurementResult
 from persona_assets.statistics.scan import scan, scan_sensitivity
 from persona_assets.statistics.seeds import seed_rows
 from persona_assets.statistics.within_category import within_category
@@ -131,6 +132,7 @@ def analyse(
     anchor: str,
     parent: StudyFrames | None = None,
     ancestors: Mapping[str, StudyFrames] | None = None,
+    remeasured: RemeasurementResult | None = None,
     extras: Extras | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Run every family over one study.
@@ -142,6 +144,7 @@ def analyse(
         anchor: id of the anchor persona.
         parent: tables of the parent study, for the drift.
         ancestors: tables of every ancestor by name, for the attenuation.
+        remeasured: drift between measurements of the study, of `remeasurement_drift`; None where each source has one.
         extras: see `Extras`.
 
     Returns:
@@ -186,6 +189,7 @@ def analyse(
         slope_tolerance=plan.slope_tolerance,
         drift_triggered=drift.triggered,
         drift_confounded=drift.confounded,
+        drifted_since=() if remeasured is None else remeasured.drifted,
         truncation_flagged=int(frames.source_rates["truncation_flagged"].sum()),
     )
     tables |= {"gates": gates.gates, "outcome": gates.outcome, "gate_details": gates.details}
@@ -221,10 +225,5 @@ def _drift(frames: StudyFrames, parent: StudyFrames | None, plan: AnalysisPlan) 
         before.source_rates[rows],
         frames.measurements,
         before.measurements[rows],
-        seed=plan.seed,
-        low_share=plan.drift_low_share,
-        match_share=plan.drift_match_share,
-        alpha=plan.alpha,
-        resamples=plan.bootstrap_resamples,
-        confidence=plan.confidence_level,
+        **drift_settings(plan),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,6 +111,7 @@ def confidence(
     n_seeds: int,
     drift_triggered: bool | None,
     drift_confounded: bool = False,
+    drifted_since: Sequence[str] = (),
     truncation_flagged: int = 0,
 ) -> Confidence:
     """Say how far the outcome can be trusted.
@@ -125,12 +126,13 @@ def confidence(
         n_seeds: training seeds.
         drift_triggered: whether the registered drift trigger fired; None when there was no inherited source to test.
         drift_confounded: whether the drift comparison crosses measurement identities.
+        drifted_since: earlier measurements of the study against which the trigger fired: `first`, `last`.
         truncation_flagged: number of source rates flagged for truncation.
     """
     low = []
-    if drift_triggered:
-        cause = ", although it crosses measurement identities" if drift_confounded else ""
-        low.append(f"the drift trigger fired{cause}")
+    if drift_triggered and not drift_confounded:
+        low.append("the drift trigger fired")
+    low += [f"the drift trigger fired against the {earlier} measurement" for earlier in drifted_since]
     if outcome.bucket != "H_consistent":
         low.append(f"the bucket is {outcome.bucket}, not H_consistent")
     if n_seeds <= 1:

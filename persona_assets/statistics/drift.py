@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from persona_assets.statistics.tidy import FloatArray
+    from persona_assets.study import AnalysisPlan
 
 INHERITED_DRIFT_SCHEMA: dict[str, type[pl.DataType]] = {
     "persona": pl.String,
@@ -39,7 +40,8 @@ class DriftResult:
     Attributes:
         inherited_drift: one row per inherited (persona, seed), retrained ones included and marked.
         drift_tests: the tests over the adapters that did not change.
-        triggered: whether the registered auto-LOW trigger fired; None without a source to test.
+        triggered: whether the registered auto-LOW trigger fired; None without a source to test, and across measurement
+            identities, where no fall of rates is a drift.
         confounded: whether any tested pair crosses measurement identities.
         verdict: `drift`, `no_drift`, `confounded` or `not_tested`.
     """
@@ -49,6 +51,29 @@ class DriftResult:
     triggered: bool | None
     confounded: bool
     verdict: Verdict
+
+
+class DriftSettings(TypedDict):
+    """What a plan registers about drift, under the names of `inherited_drift`."""
+
+    seed: int
+    low_share: float
+    match_share: float
+    alpha: float
+    resamples: int
+    confidence: float
+
+
+def drift_settings(plan: AnalysisPlan) -> DriftSettings:
+    """Take what is about drift out of a plan."""
+    return {
+        "seed": plan.seed,
+        "low_share": plan.drift_low_share,
+        "match_share": plan.drift_match_share,
+        "alpha": plan.alpha,
+        "resamples": plan.bootstrap_resamples,
+        "confidence": plan.confidence_level,
+    }
 
 
 @dataclass(frozen=True)
@@ -138,7 +163,7 @@ def inherited_drift(
     return DriftResult(
         frame_of(pairs, INHERITED_DRIFT_SCHEMA),
         frame_of(tests, DRIFT_TESTS_SCHEMA),
-        triggered,
+        None if confounded else triggered,
         confounded,
         verdict,
     )

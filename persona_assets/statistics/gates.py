@@ -66,6 +66,7 @@ def evaluate_gates(
     slope_tolerance: float = 0.25,
     drift_triggered: bool | None = None,
     drift_confounded: bool = False,
+    drifted_since: Sequence[str] = (),
     truncation_flagged: int = 0,
 ) -> GateResult:
     """Apply the registered rule to a study.
@@ -80,6 +81,7 @@ def evaluate_gates(
         slope_tolerance: largest relative change of slope that gate B accepts.
         drift_triggered: what the drift family found, None when there was nothing to test.
         drift_confounded: whether the drift comparison crosses measurement identities.
+        drifted_since: earlier measurements of the study against which the trigger fired: `first`, `last`.
         truncation_flagged: number of source rates flagged for truncation.
 
     Returns:
@@ -107,6 +109,7 @@ def evaluate_gates(
         n_seeds=len(observations.seeds),
         drift_triggered=drift_triggered,
         drift_confounded=drift_confounded,
+        drifted_since=drifted_since,
         truncation_flagged=truncation_flagged,
     )
     return GateResult(

@@ -53,10 +53,21 @@ def test_a_new_measurement_stands_beside_the_first(small_site: Site, tmp_path: P
         opened.run("small", "eval cells")
         assert site.manifests() == now
 
-        opened.run("small", "analysis", "source_rates")
+        opened.run("small", "analysis", "source_rates", "remeasurement_drift")
         tables = site.store.open(f"{PROFILE}/small/tables/source_rates")
         used = {row["source"]: row["measurement"] for row in pl.read_parquet(tables / "measurements.parquet").to_dicts()}
         assert used == {persona: 2 if persona in REMEASURED else 1 for persona in SMALL}
+        drift = site.store.open(f"{PROFILE}/small/tables/remeasurement_drift")
+        compared = pl.read_parquet(drift / "remeasurement_drift.parquet")
+        assert set(compared["persona"]) == set(REMEASURED)
+        assert compared["same_identity"].all() and compared["same_adapter"].all()
+        own = {row["persona"]: row["rate"] for row in pl.read_parquet(tables / "source_rates.parquet").to_dicts()}
+        assert all(row["rate_now"] == own[row["persona"]] for row in compared.to_dicts())
+        history = pl.read_parquet(drift / "measurement_history.parquet")
+        assert history.height == len(SMALL) + len(REMEASURED)
+        verdicts = pl.read_parquet(drift / "remeasurement_tests.parquet").filter("registered")["verdict"]
+        assert set(verdicts) <= {"drift", "no_drift"}
+
         cells = pl.read_parquet(tables / "cells.parquet")
         assert cells.height == len(SMALL) ** 2
         second = pl.read_parquet(site.store.open(path(REMEASURED[0], 2)) / "completions.parquet")

@@ -54,6 +54,7 @@ def prose(text: str) -> str:
 def test_every_section_stands_in_its_place(text: str) -> None:
     assert re.findall(r"^## (.*)$", prose(text), flags=re.MULTILINE) == [section.heading for section in SECTIONS]
     assert text.count("**Main takeaways:**") == len(RESULTS)
+    assert "easured again" not in prose(text)  # every source was measured once
 
 
 def test_the_same_sources_give_the_same_bytes(

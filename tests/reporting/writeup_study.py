@@ -20,8 +20,10 @@ from persona_assets.reporting.study_figures import draw_study
 from persona_assets.reporting.writeup import CompletionFiles, Sources, read_figures
 from persona_assets.statistics.analysis import Extras, StudyFrames, analyse
 from persona_assets.statistics.baselines import surface_predictors
+from persona_assets.statistics.drift import drift_settings
 from persona_assets.statistics.probe import probe, probe_comparisons
 from persona_assets.statistics.rates import build_cells, source_rates
+from persona_assets.statistics.remeasurement import measurement_history, remeasurement_drift
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy, simulate_study
 from persona_assets.study import AnalysisPlan, Study, load_catalog
 
@@ -137,7 +139,9 @@ def _identity(persona: str, seed: int, engine: str) -> dict[str, object]:
 
 
 def tables_of(study: Study, frames: StudyFrames, ancestors: Mapping[str, StudyFrames]) -> dict[str, pl.DataFrame]:
-    """Every table as the lake has it."""
+    """Every table as the lake has it, every source measured once."""
+    rates = frames.source_rates.select("persona", "seed", "measurement", "hits", "n", "rate")
+    once = remeasurement_drift(rates, frames.measurements, drift_settings(study.analysis))
     tokens = [{sum(map(ord, word)) for word in persona.prompt.split()} for persona in study.panel]
     states = np.random.default_rng(0).standard_normal((len(study.panel), 5, frames.geometry["layer"].n_unique(), 4))
     tables = analyse(
@@ -158,6 +162,9 @@ def tables_of(study: Study, frames: StudyFrames, ancestors: Mapping[str, StudyFr
     return {
         **tables,
         "outcome": tables["outcome"].with_columns(plan_changes=pl.lit(""), identity_override=pl.lit("")),
+        "remeasurement_drift": once.remeasurement_drift,
+        "remeasurement_tests": once.remeasurement_tests,
+        "measurement_history": measurement_history(rates, frames.measurements),
         "source_rates": frames.source_rates,
         "cells": frames.cells,
         "measurements": frames.measurements,

@@ -151,7 +151,7 @@ def test_confidence_over_every_combination() -> None:
             drift_confounded=confounded,
             truncation_flagged=truncated,
         )
-        registered_low = bool(drift) or name != "H_consistent" or seeds == 1
+        registered_low = (bool(drift) and not confounded) or name != "H_consistent" or seeds == 1
         assert (trust.level == "LOW") == registered_low
         assert (trust.level == "HIGH") == (
             not registered_low and not confounded and signed == name and seeds == 3 and truncated == 0

@@ -14,6 +14,7 @@ from persona_assets.reporting.figures.cosine import (
 from persona_assets.reporting.figures.drift_plots import drift, drift_counts
 from persona_assets.reporting.figures.errors import FigureError
 from persona_assets.reporting.figures.heatmap import rate_heatmap
+from persona_assets.reporting.figures.inherited import MEASUREMENTS
 from persona_assets.reporting.figures.layers import spearman_by_layer
 from persona_assets.reporting.figures.offdiagonal import off_diagonal
 from persona_assets.reporting.figures.output import Drawing, WrittenFigure, png_bytes_to_markdown
@@ -24,6 +25,7 @@ from persona_assets.reporting.figures.training import loss_curve
 from persona_assets.reporting.figures.validation import cv_error_by_layer
 
 __all__ = [
+    "MEASUREMENTS",
     "Drawing",
     "FigureContext",
     "FigureError",

@@ -1,4 +1,4 @@
-"""Did the adapters a study inherited keep their source rates?"""
+"""Did unchanged adapters keep their source rates, since the parent study and since earlier measurements?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from persona_assets.reporting.figures import style
 from persona_assets.reporting.figures.context import FigureContext
 from persona_assets.reporting.figures.errors import FigureError
 from persona_assets.reporting.figures.frames import Row
-from persona_assets.reporting.figures.inherited import DIRECTIONS, Comparison, compare
+from persona_assets.reporting.figures.inherited import DIRECTIONS, PARENT, Comparison, Earlier, compare
 from persona_assets.reporting.figures.output import Drawing
 
 if TYPE_CHECKING:
@@ -23,8 +23,13 @@ _MARK = {"drop": "v", "increase": "^", "tie": "o"}
 _HATCH = {"drop": "", "tie": "....", "increase": "////"}
 
 
-def drift(inherited_drift: pl.DataFrame, drift_tests: pl.DataFrame, context: FigureContext) -> Drawing:
-    """Draw every inherited source's rate in the parent study and now.
+def drift(
+    inherited_drift: pl.DataFrame,
+    drift_tests: pl.DataFrame,
+    context: FigureContext,
+    earlier: Earlier = PARENT,
+) -> Drawing:
+    """Draw every inherited source's rate in the parent study, or in an earlier measurement, and now.
 
     Drops, ties and increases are counted from the table, over sources whose adapter did not change, with the
     mean delta of a source over its training seeds. A `confounded` verdict is stamped on the picture, and so
@@ -34,14 +39,15 @@ def drift(inherited_drift: pl.DataFrame, drift_tests: pl.DataFrame, context: Fig
         inherited_drift: Table `inherited_drift`.
         drift_tests: Table `drift_tests`.
         context: Provenance and plan facts.
+        earlier: What the rates of now are compared with.
 
     Raises:
         FigureError: A table is empty or lacks a column, a row occurs twice, or a delta is not the difference
             of its two rates.
     """
-    found = compare(inherited_drift, drift_tests, context)
+    found = compare(inherited_drift, drift_tests, context, earlier)
     drawn = found.sources
-    words = dict.fromkeys(found.not_measured, "not measured in both studies")
+    words = dict.fromkeys(found.not_measured, f"not measured {earlier.both}")
     words |= dict.fromkeys(found.retrained, "retrained, not inherited")
     for row in drawn:
         words.pop(row["persona"], None)
@@ -58,7 +64,7 @@ def drift(inherited_drift: pl.DataFrame, drift_tests: pl.DataFrame, context: Fig
         end = max([0.1, *(r[side] for r in drawn for side in ("parent_high", "now_high"))])
         axes.set_xlim(-0.02, end + 0.02)
         axes.set_xlabel("Source rate")
-        marks = [style.handle("parent study", "D", style.BLACK, face="white", size=3.2)]
+        marks = [style.handle(earlier.mark, "D", style.BLACK, face="white", size=3.2)]
         marks += [
             style.handle(f"now: {way}", _MARK[way], _COLOUR[way]) for way in DIRECTIONS if found.counts[way]
         ]
@@ -72,7 +78,7 @@ def drift(inherited_drift: pl.DataFrame, drift_tests: pl.DataFrame, context: Fig
         else f"bars: {context.confidence_words} Wilson intervals"
     )
     caption = (
-        f"Source rate of the adapters that study {context.study} inherited, in its parent (diamond) and "
+        f"Source rate of the adapters that study {context.study} {earlier.sources} (diamond) and "
         f"now, largest drop first ({bars}): "
         f"{found.count_words()}.{found.confounded_words()}{found.test_words()}"
         + (f" Not measured in both: {', '.join(found.not_measured)}." if found.not_measured else "")
@@ -82,25 +88,32 @@ def drift(inherited_drift: pl.DataFrame, drift_tests: pl.DataFrame, context: Fig
             else ""
         )
     )
-    return Drawing("inherited_drift", figure, caption, found.numbers(), context)
+    return Drawing(earlier.figure, figure, caption, found.numbers(), context)
 
 
 def drift_counts(
-    comparisons: Mapping[str, tuple[pl.DataFrame, pl.DataFrame]], context: FigureContext
+    comparisons: Mapping[str, tuple[pl.DataFrame, pl.DataFrame]],
+    context: FigureContext,
+    measurements: Mapping[str, Earlier] | None = None,
 ) -> Drawing:
     """Draw the shares of drops, ties and increases of comparisons, against the registered thresholds.
 
     Args:
-        comparisons: Name of a study -> its tables `inherited_drift` and `drift_tests`, in the order of the
-            rows.
+        comparisons: Name of a study, or of an earlier measurement -> its tables `inherited_drift` and
+            `drift_tests`, in the order of the rows.
         context: Provenance and plan facts of the study that publishes the picture.
+        measurements: What each row is compared with, by name; None where each is compared with its parent study.
 
     Raises:
         FigureError: There is no comparison, or as for `drift`.
     """
     if not comparisons:
         raise FigureError("drift_counts needs the tables of at least one study with a parent")
-    found = {study: compare(*tables, context) for study, tables in comparisons.items()}
+    found = {
+        name: compare(*tables, context, PARENT if measurements is None else measurements[name])
+        for name, tables in comparisons.items()
+    }
+    labels = [name if measurements is None else f"since {measurements[name].mark}" for name in found]
     thresholds = {"auto-LOW": context.drift_low_share, "match": context.drift_match_share}
     with style.styled():
         from matplotlib.patches import Patch
@@ -113,7 +126,7 @@ def drift_counts(
                 axes.text(
                     0.01, y, "no inherited source to compare", va="center", style="italic", color=style.GREY
                 )
-        axes.set_yticks(range(len(found)), list(found))
+        axes.set_yticks(range(len(found)), labels)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(found) - 0.4, -0.75)
         axes.set_xlim(0, 1)
@@ -121,18 +134,25 @@ def drift_counts(
             axes.axvline(share, color=style.BLACK, linewidth=0.8, linestyle=(0, (3, 2)))
             offset = -0.01 if across == "right" else 0.01
             axes.text(share + offset, -0.72, f"{name} ≥ {share:g}", ha=across, va="top")
-        axes.set_xlabel("Share of inherited sources, drops from the left")
+        which = "inherited" if measurements is None else "re-measured"
+        axes.set_xlabel(f"Share of {which} sources, drops from the left")
         patches = [
             Patch(facecolor=_COLOUR[way], edgecolor="white", hatch=_HATCH[way], linewidth=0, label=way)
             for way in DIRECTIONS
         ]
         style.add_legend(figure, patches)
     told = " ".join(
-        f"{study}: {comparison.count_words()}.{comparison.test_words()}{comparison.confounded_words()}"
-        for study, comparison in found.items()
+        f"{label[:1].upper() if measurements else label[:1]}{label[1:]}: {comparison.count_words()}."
+        f"{comparison.test_words()}{comparison.confounded_words()}"
+        for label, comparison in zip(labels, found.values(), strict=True)
+    )
+    what = (
+        "Inherited sources whose source rate dropped, tied or rose since the parent study"
+        if measurements is None
+        else f"Sources that study {context.study} measured again, whose source rate dropped, tied or rose"
     )
     caption = (
-        f"Inherited sources whose source rate dropped, tied or rose since the parent study. {told} Dashed: "
+        f"{what}. {told} Dashed: "
         f"the shares of drops from which the confidence is LOW ({context.drift_low_share:g}) and from "
         f"which the previous episode is matched ({context.drift_match_share:g})."
     )
@@ -143,7 +163,8 @@ def drift_counts(
             for study, c in found.items()
         },
     }
-    return Drawing("drift_counts", figure, caption, numbers, context)
+    name = "drift_counts" if measurements is None else "remeasurement_counts"
+    return Drawing(name, figure, caption, numbers, context)
 
 
 def _draw_source(axes: Axes, row: Row, y: int) -> None:
@@ -189,7 +210,7 @@ def _draw_shares(axes: Axes, comparison: Comparison, y: int) -> None:
 def _stamp(figure: Figure, axes: Axes, found: Comparison) -> None:
     """Write across the picture that it shows no drift; the data stay visible."""
     by_adapter = found.unknown_adapter and not found.other_identity
-    why = "the adapters may differ" if by_adapter else "measured differently in the two studies"
+    why = "the adapters may differ" if by_adapter else f"measured differently {found.earlier.identity}"
     figure.suptitle(f"CONFOUNDED: {why}", fontsize=style.FONT, weight="bold", color=style.VERMILION)
     axes.text(
         0.5,

@@ -1,4 +1,4 @@
-"""The comparison of inherited sources with the parent study, as the drift figures draw and count it."""
+"""The comparison of sources with an earlier measurement of theirs, as the drift figures draw and count it."""
 
 from __future__ import annotations
 
@@ -30,21 +30,64 @@ _TIE = 1e-12  # rates are ratios of counts; a smaller difference is rounding, as
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Inherited sources in the parent study and now.
+class Earlier:
+    """What the rates of now are compared with, in the words of the pictures.
 
     Attributes:
+        figure: Name of the figure that draws the sources.
+        mark: What the legend calls it.
+        sources: Which adapters those are and where their earlier rates come from, after the name of the study.
+        identity: Where another measurement identity was found.
+        both: What the two sides are called together.
+    """
+
+    figure: str
+    mark: str
+    sources: str
+    identity: str
+    both: str
+
+
+PARENT = Earlier(
+    "inherited_drift", "parent study", "inherited, in its parent", "in the parent study", "in both studies"
+)
+MEASUREMENTS: dict[str, Earlier] = {
+    "first": Earlier(
+        "remeasurement_drift_first",
+        "first measurement",
+        "measured again, in their first measurement",
+        "in the first measurement",
+        "in both measurements",
+    ),
+    "last": Earlier(
+        "remeasurement_drift_last",
+        "measurement before",
+        "measured again, in the measurement before the latest",
+        "in the measurement before",
+        "in both measurements",
+    ),
+}
+"""Earlier measurements of the same study, by what the table `remeasurement_drift` calls them."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Sources in an earlier measurement and now.
+
+    Attributes:
+        earlier: What they are compared with.
         sources: One row per source whose adapter did not change, largest drop first: rates, bars, delta,
             direction, and the table's rows by training seed.
         counts: Sources by direction.
         tests: Rows of `drift_tests`.
-        not_measured: Sources without a rate in one of the two studies.
+        not_measured: Sources without a rate on one of the two sides.
         retrained: Sources whose adapter was trained again under the same name.
-        other_identity: Sources measured under another measurement identity than in the parent study.
+        other_identity: Sources measured under another measurement identity than earlier.
         unknown_adapter: Sources whose adapter cannot be shown to be the same.
         confounded: Whether the comparison says nothing about drift.
     """
 
+    earlier: Earlier
     sources: list[Row]
     counts: dict[str, int]
     tests: list[Row]
@@ -67,7 +110,7 @@ class Comparison:
         if self.other_identity:
             told.append(
                 f"{len(self.other_identity)} sources were measured under another measurement identity than "
-                "in the parent study"
+                f"{self.earlier.identity}"
             )
         if self.unknown_adapter:
             told.append(f"of {len(self.unknown_adapter)} sources the adapter cannot be shown to be the same")
@@ -85,11 +128,16 @@ class Comparison:
 
     def numbers(self) -> dict[str, object]:
         """Everything drawn, for meta.json."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "earlier"}
 
 
-def compare(inherited_drift: pl.DataFrame, drift_tests: pl.DataFrame, context: FigureContext) -> Comparison:
-    """Read the tables `inherited_drift` and `drift_tests`.
+def compare(
+    inherited_drift: pl.DataFrame,
+    drift_tests: pl.DataFrame,
+    context: FigureContext,
+    earlier: Earlier = PARENT,
+) -> Comparison:
+    """Read the tables `inherited_drift` and `drift_tests`, or what `comparisons` takes out of those of measurements.
 
     Raises:
         FigureError: A table is empty or lacks a column, a row occurs twice, or a delta is not the difference
@@ -104,6 +152,7 @@ def compare(inherited_drift: pl.DataFrame, drift_tests: pl.DataFrame, context: F
     other_identity = _named(r for r in tested if r["same_identity"] is False)
     unknown_adapter = _named(r for r in tested if r["same_adapter"] is None)
     return Comparison(
+        earlier=earlier,
         sources=sources,
         counts={way: sum(r["direction"] == way for r in sources) for way in DIRECTIONS},
         tests=tests,

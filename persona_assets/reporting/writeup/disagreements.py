@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from persona_assets.statistics.remeasurement import comparisons as measurement_comparisons
 from persona_assets.study import AnalysisPlan
 
 Row = dict[str, Any]
@@ -109,6 +110,13 @@ def comparisons(tables: Tables, plan: AnalysisPlan) -> list[Comparison]:
         *_surface(tables["regressions"], plan),
         *_bystanders(tables["off_diagonal"], plan),
         *_drift(tables["drift_tests"]),
+        *(
+            found
+            for compared, (_, tests) in measurement_comparisons(
+                tables["remeasurement_drift"], tables["remeasurement_tests"]
+            ).items()
+            for found in _drift(tests, f" against the {compared} measurement")
+        ),
     ]
 
 
@@ -240,10 +248,10 @@ def _bystanders(off_diagonal: pl.DataFrame, plan: AnalysisPlan) -> Iterator[Comp
                         )
 
 
-def _drift(tests: pl.DataFrame) -> Iterator[Comparison]:
+def _drift(tests: pl.DataFrame, against: str = "") -> Iterator[Comparison]:
     for registered in _rows(tests, statistic="sign_drops", registered=True):
         for statistic, words in _DRIFT.items():
             for row in _rows(tests, statistic=statistic, registered=False):
                 one, other = _VERDICT.get(registered["verdict"]), _VERDICT.get(row["verdict"])
                 if one and other:
-                    yield Comparison("drift", None, f"the preregistered sign test {one}", words, other, one == other)
+                    yield Comparison("drift", None, f"the preregistered sign test{against} {one}", words, other, one == other)

@@ -8,14 +8,15 @@ from typing import Any
 import polars as pl
 
 from persona_assets.panel import CATEGORIES
-from persona_assets.reporting.figures import FigureContext
-from persona_assets.reporting.figures.inherited import compare
+from persona_assets.reporting.figures import MEASUREMENTS, FigureContext
+from persona_assets.reporting.figures.inherited import PARENT, Earlier, compare
 from persona_assets.reporting.writeup.disagreements import comparisons, disagreements
 from persona_assets.reporting.writeup.errors import WriteUpError
 from persona_assets.reporting.writeup.numbers import MINUS
 from persona_assets.reporting.writeup.outline import RESULTS
 from persona_assets.reporting.writeup.sources import Sources
 from persona_assets.statistics.identity import check_identity
+from persona_assets.statistics.remeasurement import comparisons as measurement_comparisons
 
 _LISTED = ("name", "panel", "evaluation_questions", "parent")  # the plan's texts and lists, shown in tables of their own
 _COUNTS_SCHEMA: dict[str, Any] = {"count": pl.String, "noun": pl.String, "value": pl.Int64, "registered": pl.Boolean}
@@ -40,8 +41,9 @@ def derived_tables(sources: Sources) -> dict[str, pl.DataFrame]:
     Raises:
         WriteUpError: the tables contradict each other.
     """
-    found = disagreements(sources.tables, sources.study.analysis)
     study = sources.study
+    empty = {section.key for section in RESULTS if not section.has_content(study)}  # what they disagree about is not shown
+    found = [each for each in disagreements(sources.tables, study.analysis) if each.section not in empty]
     compared = [comparison.section for comparison in comparisons(sources.tables, study.analysis)]
     return {
         "plan": pl.DataFrame(
@@ -125,7 +127,11 @@ def _counts(sources: Sources, found: int, compared: list[str]) -> Iterator[tuple
     identities = check_identity(tables["measurements"], override="to count them")
     yield "measurements", "measurement", tables["measurements"].height, None
     yield "identities", "identity", len(set(identities.digests)), None
-    yield from _drift_counts(sources)
+    yield from _drift_counts(sources, sources.tables["inherited_drift"], sources.tables["drift_tests"])
+    again = measurement_comparisons(tables["remeasurement_drift"], tables["remeasurement_tests"])
+    yield "remeasured", "comparison", len(again), None
+    for earlier, (remeasured, tests) in again.items():
+        yield from _drift_counts(sources, remeasured, tests, MEASUREMENTS[earlier], f"_{earlier}")
     yield "disagreements", "disagreement", found, None
     for section in RESULTS:
         yield f"comparisons_{section.key}", "comparison", compared.count(section.key), None
@@ -133,25 +139,26 @@ def _counts(sources: Sources, found: int, compared: list[str]) -> Iterator[tuple
     yield "plan_changes", "field", len(changes), None
 
 
-def _drift_counts(sources: Sources) -> Iterator[tuple[str, str, int, bool | None]]:
-    inherited, tests = sources.tables["inherited_drift"], sources.tables["drift_tests"]
+def _drift_counts(
+    sources: Sources, inherited: pl.DataFrame, tests: pl.DataFrame, earlier: Earlier = PARENT, suffix: str = ""
+) -> Iterator[tuple[str, str, int, bool | None]]:
     if inherited.is_empty():
         return
     context = FigureContext.from_study(sources.study, asset=sources.asset, data_version="not drawn")
-    comparison = compare(inherited, tests, context)
+    comparison = compare(inherited, tests, context, earlier)
     test = tests.filter(statistic="sign_drops", registered=True).row(0, named=True)
     drops = comparison.counts["drop"]
     if test["estimate"] is not None and round(test["estimate"] * test["n"]) != drops:
         raise WriteUpError(
-            f"inherited_drift has {drops} drops, drift_tests {test['estimate'] * test['n']:g} of {test['n']}: materialize the "
+            f"{earlier.figure} has {drops} drops, drift_tests {test['estimate'] * test['n']:g} of {test['n']}: materialize the "
             "drift tables of this study again."
         )
     for direction, count in comparison.counts.items():
-        yield f"{direction}s", direction, count, None
-    yield "compared", "source", len(comparison.sources), None
-    yield "retrained", "adapter", len(comparison.retrained), None
-    yield "other_identity", "source", len(comparison.other_identity), None
-    yield "unknown_adapter", "adapter", len(comparison.unknown_adapter), None
+        yield f"{direction}s{suffix}", direction, count, None
+    yield f"compared{suffix}", "source", len(comparison.sources), None
+    yield f"retrained{suffix}", "adapter", len(comparison.retrained), None
+    yield f"other_identity{suffix}", "source", len(comparison.other_identity), None
+    yield f"unknown_adapter{suffix}", "adapter", len(comparison.unknown_adapter), None
 
 
 def _highlights(tables: Mapping[str, pl.DataFrame]) -> Iterator[tuple[str, str | None, str | None, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from persona_assets.reporting.writeup.binding import Book, Column, Grid, Where
 from persona_assets.reporting.writeup.numbers import FORMATS
+from persona_assets.statistics.remeasurement import COMPARED
 
 _TEXTUAL = {"text", "name", "code", "yes_no", "hit_miss", "p"}
 _SCAN: Where = {"family": "scan", "predictor": "cosine", "registered": True}
@@ -218,10 +219,10 @@ def _place(row: dict[str, object], layers: tuple[int | None, ...]) -> int:
     return layers.index(row["layer"])
 
 
-def _drift_tests(registered: bool) -> Callable[[Book], Grid]:
+def _drift_tests(registered: bool, table: str = "drift_tests", **compared: str) -> Callable[[Book], Grid]:
     def build(book: Book) -> Grid:
         columns = _columns(
-            "drift_tests",
+            table,
             ("Test", "statistic", "name"),
             ("Estimate", "estimate", "d3"),
             ("Interval", "low|high", "interval3"),
@@ -229,27 +230,37 @@ def _drift_tests(registered: bool) -> Callable[[Book], Grid]:
             ("n", "n", "int"),
             ("Verdict", "verdict", "name"),
             registered=registered,
+            **compared,
         )
-        return Grid(columns, _keys(book, "drift_tests", ["statistic"], {"registered": registered}))
+        return Grid(columns, _keys(book, table, ["statistic"], {"registered": registered, **compared}))
 
     return build
 
 
-def _drift(book: Book) -> Grid:
-    columns = _columns(
-        "inherited_drift",
-        ("Persona", "persona", "code"),
-        *([("Seed", "seed", "int")] if len(book.sources.study.seeds) > 1 else []),
-        ("Rate, parent", "rate_parent", "rate"),
-        ("n, parent", "n_parent", "int"),
-        ("Rate, now", "rate_now", "rate"),
-        ("n, now", "n_now", "int"),
-        ("Change", "delta", "rate"),
-        ("p", "p_two_proportion", "p_cell"),
-        ("Same adapter", "same_adapter", "yes_no"),
-        ("Same identity", "same_identity", "yes_no"),
-    )
-    return Grid(columns, _keys(book, "inherited_drift", ["persona", "seed"]))
+def _drift(table: str, before: str, **compared: str) -> Callable[[Book], Grid]:
+    """Rates before and now, of a table whose columns call what was before by that name."""
+
+    def build(book: Book) -> Grid:
+        numbered = "measurement_now" in book.tables[table].columns
+        columns = _columns(
+            table,
+            ("Persona", "persona", "code"),
+            *([("Seed", "seed", "int")] if len(book.sources.study.seeds) > 1 else []),
+            *([(f"Measurement, {before}", "measurement_before", "int")] if numbered else []),
+            (f"Rate, {before}", f"rate_{before}", "rate"),
+            (f"n, {before}", f"n_{before}", "int"),
+            *([("Measurement, now", "measurement_now", "int")] if numbered else []),
+            ("Rate, now", "rate_now", "rate"),
+            ("n, now", "n_now", "int"),
+            ("Change", "delta", "rate"),
+            ("p", "p_two_proportion", "p_cell"),
+            ("Same adapter", "same_adapter", "yes_no"),
+            ("Same identity", "same_identity", "yes_no"),
+            **compared,
+        )
+        return Grid(columns, _keys(book, table, ["persona", "seed"], compared))
+
+    return build
 
 
 def _artifacts(book: Book) -> Grid:
@@ -330,9 +341,15 @@ GRIDS: dict[str, Callable[[Book], Grid]] = {
     ),
     "bystanders": _bystanders("spearman_naive", True, ("all", "strong", "weak")),
     "bystanders_mantel": _bystanders("spearman", False, _PAIRS),
-    "drift": _drift,
+    "drift": _drift("inherited_drift", "parent"),
     "drift_tests": _drift_tests(True),
     "drift_tests_sensitivity": _drift_tests(False),
+    **{f"remeasurement_{earlier}": _drift("remeasurement_drift", "before", compared_with=earlier) for earlier in COMPARED},
+    **{
+        f"remeasurement_tests_{earlier}{suffix}": _drift_tests(registered, "remeasurement_tests", compared_with=earlier)
+        for earlier in COMPARED
+        for registered, suffix in ((True, ""), (False, "_sensitivity"))
+    },
     "attenuation": _tidy("attenuation", {}, registered=True, statistics=("abs_rho", "length_partial")),
     "attenuation_sensitivity": _tidy("attenuation", {}, registered=False, statistics=("subpanel_abs_rho", "ratio_abs_rho")),
     "artifacts": _artifacts,
