@@ -20,8 +20,8 @@ test: $(STAMP) browser ## Set up and run the whole test suite
 
 # The UI is tested in a real browser. Where apt can install one it does; elsewhere those tests are skipped and say so.
 browser:
-	@command -v chromium chromium-browser google-chrome chrome >/dev/null \
-	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing chromium for the tests of the UI ..." \
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name >/dev/null && exit 0; done; \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing chromium for the tests of the UI ..." \
 	&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
 	|| echo "No browser was found, so the tests of the UI are skipped. To have them: install chromium." >&2
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from dagster import Definitions, in_process_executor
 
 from persona_assets.assets.building import profile_definitions
-from persona_assets.study import load_catalog
+from persona_assets.errors import ConfigurationError
+from persona_assets.study import Catalog, load_catalog
 from resources.lake import REPOSITORY, Lake
 from resources.model_runtime import ModelRuntime
 from resources.warehouse import Warehouse
@@ -22,8 +23,16 @@ PROFILES = (os.environ.get("PERSONA_PROFILES") or "embedded").replace(",", " ").
 
 _lake = Lake()
 
+
+def _catalogs() -> list[Catalog]:
+    try:
+        return [load_catalog(STUDIES, profile) for profile in PROFILES]
+    except ConfigurationError as error:  # the UI shows the text and these few frames
+        raise ConfigurationError(f"{error}\nCorrect the file, then reload the code location.") from None
+
+
 defs = Definitions.merge(
-    *(profile_definitions(load_catalog(STUDIES, profile)) for profile in PROFILES),
+    *(profile_definitions(catalog) for catalog in _catalogs()),
     Definitions(
         # One process a run: the base model is loaded once, and worker processes are shared by its steps.
         executor=in_process_executor,

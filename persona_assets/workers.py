@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from persona_assets.explaining import explain
 from persona_assets.malloc import keep_freed_memory
 from persona_assets.numerics import choose_common_kernels
 
@@ -130,7 +131,7 @@ def _attempt(key: str, function: Callable[[TaskT], ResultT], task: TaskT) -> Out
     try:
         return Outcome(key, result=function(task))
     except Exception as error:  # noqa: BLE001
-        return Outcome(key, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        return Outcome(key, error=explain(error), trace=traceback.format_exc())
 
 
 def _prepare_worker(parent: int, threads: int) -> None:

@@ -8,8 +8,9 @@ from contextlib import nullcontext
 from typing import TypeVar
 
 from dagster import ConfigurableResource, InitResourceContext
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from persona_assets.errors import ConfigurationError
 from persona_assets.models.nano.pretrain import torch_threads
 from persona_assets.study import Profile, Runtime
 from persona_assets.tasks.base_model import HUB_CACHE_VARIABLE
@@ -34,9 +35,19 @@ class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resour
     )
 
     def settings(self, profile: Profile) -> Runtime:
-        """Return the profile's runtime with this resource's overrides, validated."""
+        """Return the profile's runtime with this resource's overrides, validated.
+
+        Raises:
+            ConfigurationError: an override is no device, or no number of workers.
+        """
         overrides = {name: value for name, value in (("device", self.device), ("workers", self.workers)) if value is not None}
-        return Runtime.model_validate(profile.runtime.model_dump() | overrides)
+        try:
+            return Runtime.model_validate(profile.runtime.model_dump() | overrides)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, each['loc']))}: {each['msg']} (given: {each['input']!r})" for each in error.errors()
+            )
+            raise ConfigurationError(f"The config of the resource model_runtime is refused: {wrong}.") from error
 
     def run(
         self, profile: Profile, function: Callable[[TaskT], ResultT], tasks: Mapping[str, TaskT]

@@ -21,7 +21,8 @@ from dagster._core.execution.plan.execute_step import (  # the tags Dagster itse
 from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
 from dagster._utils.warnings import disable_dagster_warnings
 
-from persona_assets.errors import LakeError
+from persona_assets.errors import LakeError, PersonaAssetsError
+from persona_assets.explaining import explain
 from persona_assets.progress import Progress
 from persona_assets.store import Manifest, Product, Store
 from persona_assets.workers import Outcome
@@ -101,7 +102,8 @@ def materialize_keys(
                 context.log.warning(f"{product.path}: {fault}; it is made again.")
             todo[key] = product
     if todo:
-        staging = {key: store.new_staging(product) for key, product in todo.items()}
+        with said_in_words(stage, store.root):
+            staging = {key: store.new_staging(product) for key, product in todo.items()}
         try:
             for outcome in produce(staging):
                 key, product = outcome.key, todo[outcome.key]
@@ -116,7 +118,7 @@ def materialize_keys(
                             replace=replace,
                         )
                     except (LakeError, ValueError, OSError) as error:
-                        failed[key] = str(error)
+                        failed[key] = explain(error, store.directory(product.path)) if isinstance(error, OSError) else str(error)
                     else:
                         _record(context, key, manifest, describe(key, manifest, store.directory(product.path)), skipped=False)
                         progress.finished(key)
@@ -161,7 +163,7 @@ def materialize_one(
     manifest = store.current(product)
     skipped = manifest is not None
     if manifest is None:
-        with store.staging(product) as staging:
+        with said_in_words(stage, store.root), store.staging(product) as staging:
             (outcome,) = produce(staging)
             if outcome.error is not None:
                 context.log.error(outcome.trace or outcome.error)
@@ -174,6 +176,15 @@ def materialize_one(
         data_version=DataVersion(manifest.data_version),
         metadata={**metadata, "skipped": skipped},
     )
+
+
+@contextmanager
+def said_in_words(stage: str, place: Path | None = None) -> Iterator[None]:
+    """Turn an error that a user can do something about into a failure whose text is all that has to be read."""
+    try:
+        yield
+    except (PersonaAssetsError, OSError) as error:
+        raise Failure(f"{stage}: {explain(error, place)}") from error
 
 
 def data_version_tags(context: AssetExecutionContext, manifest: Manifest) -> dict[str, str]:
@@ -203,7 +214,8 @@ def _record(context: AssetExecutionContext, key: str, manifest: Manifest, metada
 
 
 def _failure_text(stage: str, failed: Mapping[str, str], total: int) -> str:
-    lines = [f"{stage}: {len(failed)} of {total} failed ({', '.join(failed)}); the others are recorded and stay."]
+    others = "; the others are recorded and stay" if len(failed) < total else ""
+    lines = [f"{stage}: {len(failed)} of {total} failed ({', '.join(failed)}){others}."]
     shown = list(failed.items())[:5]
     lines += [f"- {key}: {error}" for key, error in shown]
     if len(failed) > len(shown):

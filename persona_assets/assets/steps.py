@@ -22,7 +22,7 @@ from dagster import (
 
 from persona_assets.assets.metadata import file_columns, product_links
 from persona_assets.assets.products import VERSIONS, Products
-from persona_assets.assets.recording import NOTHING, materialize_keys, partition_keys
+from persona_assets.assets.recording import NOTHING, materialize_keys, partition_keys, said_in_words
 from persona_assets.capacity.needs import asset_needs, check_room
 from persona_assets.errors import LakeError
 from persona_assets.panel import Panel
@@ -109,12 +109,14 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         model_runtime: ModelRuntime,
     ) -> Iterator[Output[None]]:
         products = Products(catalog, lake)
-        runtime = model_runtime.settings(catalog.profile)
+        with said_in_words(context.asset_key.path[-1]):
+            runtime = model_runtime.settings(catalog.profile)
         keys = partition_keys(context, step.panel.ids)
 
         def produce(staging: Mapping[str, Path]) -> Iterator[Outcome[Mapping[str, object]]]:
             needs = asset_needs(step.producer, catalog.profile, len(staging), len(step.panel))
-            check_room(step.producer, needs, products.store.root, None, runtime)
+            with said_in_words(step.producer):
+                check_room(step.producer, needs, products.store.root, None, runtime)
             tasks = {}
             for key, directory in staging.items():
                 try:

@@ -1,0 +1,142 @@
+"""What goes wrong on a user's machine is said in the failure itself: what happened, where, and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import AssetKey, DagsterEventType
+from deployments import PROFILE, SMALL, Opened, Site
+
+from persona_assets.errors import ConfigurationError
+from persona_assets.explaining import explain
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def site(base_site: Site, tmp_path: Path) -> Site:
+    return base_site.copy(tmp_path / "site")
+
+
+def failure_of(opened: Opened, asset: str, config: Mapping[str, Any] | None = None, partition: str | None = SMALL[0]) -> str:
+    """Run one asset, which must fail, and return the text with which the UI shows the failed step."""
+    job = opened.deployment.definitions.resolve_implicit_global_asset_job_def()
+    subset = job.get_subset(asset_selection={AssetKey([PROFILE, *asset.split("/")])})
+    result = subset.execute_in_process(
+        instance=opened.instance,
+        partition_key=partition,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
+        raise_on_error=False,
+    )
+    [failed] = [event for event in result.all_node_events if event.event_type == DagsterEventType.STEP_FAILURE]
+    said = failed.step_failure_data.user_failure_data
+    assert said is not None and said.description, "the UI would show nothing but a stack trace"
+    return str(said.description)
+
+
+def with_runtime(**fields: object) -> dict[str, Any]:
+    return {"resources": {"model_runtime": {"config": fields}}}
+
+
+def full_disk(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("asset", ["layer_centroids", "small/power"])
+def test_a_full_disk(site: Site, monkeypatch: pytest.MonkeyPatch, asset: str) -> None:
+    monkeypatch.setattr("persona_assets.store.os.fsync", full_disk)
+    with site.opened() as opened:
+        said = failure_of(opened, asset, partition=SMALL[0] if asset == "layer_centroids" else None)
+    assert "The disk is full: " in said
+    assert str(site.lake) in said and " MB free)" in said
+    assert "Free some space, or set PERSONA_LAKE to a larger disk" in said
+    assert site.leftovers() == []
+
+
+def test_a_disk_that_is_too_small_stops_the_run_before_it_works(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("persona_assets.capacity.needs.free_disk", lambda _: 10)
+    with site.opened() as opened:
+        said = failure_of(opened, "layer_centroids")
+    assert f"of disk, and {site.lake} has " in said
+    assert "Free some, move the lake (PERSONA_LAKE). Nothing was started." in said
+    assert site.leftovers() == []
+
+
+def test_a_lake_that_may_not_be_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(site.lake))
+
+    monkeypatch.setattr("persona_assets.store.Store.new_staging", refused)
+    with site.opened() as opened:
+        assert f"No permission to write: {site.lake}" in failure_of(opened, "training_answers")
+
+
+def test_no_gpu(site: Site) -> None:
+    with site.opened() as opened:
+        said = failure_of(opened, "training_answers", with_runtime(device="cuda"))
+    assert "runtime.device: 'cuda' is asked for, but torch sees no GPU here; set it to 'auto' or 'cpu'" in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda' (given: 'gpu')"),
+        ({"workers": -1}, "workers: Input should be greater than or equal to 0 (given: -1)"),
+    ],
+)
+def test_config_that_is_refused(site: Site, fields: dict[str, object], sentence: str) -> None:
+    with site.opened() as opened:
+        said = failure_of(opened, "training_answers", with_runtime(**fields))
+    assert f"The config of the resource model_runtime is refused: {sentence}." in said
+
+
+@pytest.mark.parametrize("repository", ["someone/not-there", "/not/there/at/all"])
+def test_a_model_that_is_not_found(site: Site, monkeypatch: pytest.MonkeyPatch, repository: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub = {"kind": "hub", "repo_id": repository, "revision": "0" * 40, "layers": 4}
+    site.edit(f"{PROFILE}/profile.yaml", lambda content: content.update(base_model=hub))
+    with site.opened() as opened:
+        said = failure_of(opened, "base_model", partition=None)
+    assert said.startswith("base_model: ")
+    assert repository in said
+    assert "Traceback" not in said
+    assert len(said) < 1500
+
+
+def test_an_input_that_is_missing(site: Site) -> None:
+    with site.opened() as opened:
+        said = failure_of(opened, "adapter")
+    assert "not in the lake yet. Materialize the upstream assets first." in said
+
+
+def test_a_bad_study_file_is_named_with_its_line(site: Site) -> None:
+    (site.studies / PROFILE / "large.yaml").write_text("panel_size: 7\nparent: smal\nanalysis:\n  primary_layers: [2]\n", "utf-8")
+    with pytest.raises(ConfigurationError, match=r"large\.yaml: parent: 'smal': there is no such study"), site.opened():
+        pass
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OutOfMemoryError("CUDA out of memory."), "The GPU has too little memory: CUDA out of memory. Lower runtime.gen"),
+        (MemoryError(), "The machine has too little memory. Lower runtime.workers"),
+        (ValueError("layer 9"), "ValueError: layer 9"),
+    ],
+)
+def test_errors_in_words(error: Exception, said: str) -> None:
+    assert explain(error).startswith(said)
+
+
+def test_the_cause_is_what_is_explained(tmp_path: Path) -> None:
+    error = RuntimeError("could not save")
+    error.__cause__ = OSError(errno.ENOSPC, "no space", str(tmp_path / "new" / "file"))
+    assert explain(error).startswith(f"The disk is full: {tmp_path / 'new' / 'file'} (")

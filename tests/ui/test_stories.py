@@ -1,0 +1,145 @@
+"""The stories of a user of the Dagster UI, in a real browser against a real web server and daemon.
+
+Every step leaves a picture in test-pictures/ui (or PERSONA_TEST_PICTURES).
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from browsers import needs_browser
+from deployments import LARGE, PROFILE
+from playwright.sync_api import expect
+from serving import Server, visiting
+from stories import FAILED, GOOD, UNTOUCHED
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui"), needs_browser]
+CHAIN = f'key:"{PROFILE}/training_answers"+ and +key:"{PROFILE}/larger/eval_cells"'
+ANALYSIS = f'group:"{PROFILE}_small" and not key:"{PROFILE}/small/eval_cells"'
+SHARED = ("training_answers", "training_dataset", "adapter", "merged_model")
+
+
+def test_materialize_the_chain_of_a_persona(server: Server) -> None:
+    """From the study's group to the loss curve and the rate of one persona."""
+    before = server.site.manifests()
+    with visiting(server, "1_persona") as visit:
+        visit.group("larger")
+        visit.see("overview", exact=True)
+        visit.picture("group")
+        visit.open("/asset-groups")
+        visit.see("Global asset lineage")
+        visit.see(f"{PROFILE}_larger")
+        visit.picture("lineage")
+        visit.filter_assets(CHAIN)
+        visit.click("Materialize all…")
+        visit.see("Launch runs to materialize 5 assets")
+        visit.choose_partition(UNTOUCHED)
+        visit.see("1 partition", within=visit.dialog())
+        visit.picture("partition")
+        visit.click("Launch")
+        made = server.wait_for(
+            f"the cells of {UNTOUCHED}", lambda: server.materialization("larger", "eval_cells", partition=UNTOUCHED)
+        )
+        visit.open(f"/runs/{made['runId']}")
+        visit.see(f"eval_cells 1/1 {UNTOUCHED}")
+        visit.picture("run")
+        visit.asset("adapter", view="partitions", partition=UNTOUCHED)
+        visit.see("final_loss")
+        visit.see("tokens_per_second")
+        visit.picture("adapter")
+        visit.show_picture("loss_curve")
+        visit.picture("loss_curve")
+        visit.asset("larger", "eval_cells", view="partitions", partition=UNTOUCHED)
+        visit.see("source_rate")
+        visit.picture("rate")
+    now = server.site.manifests()
+    assert {path: now[path] for path in before} == before
+    own = {f"{PROFILE}/{asset}{'/seed=42' if asset in SHARED[2:] else ''}/persona={UNTOUCHED}" for asset in SHARED}
+    assert set(now) - set(before) == {*own, f"{PROFILE}/larger/eval_cells/source={UNTOUCHED}/seed=42/measurement=1"}
+    rates = [entry["floatValue"] for entry in made["metadataEntries"] if entry["label"] == "source_rate"]
+    facts = now[f"{PROFILE}/larger/eval_cells/source={UNTOUCHED}/seed=42/measurement=1"].facts
+    assert rates == [facts["source_rate"]]
+
+
+def test_materialize_the_analysis(server: Server) -> None:
+    """From measured cells to figures, gate checks and the overview that links to the write-up."""
+    with visiting(server, "1_analysis") as visit:
+        visit.group("small")
+        visit.see("overview", exact=True)
+        visit.filter_assets(ANALYSIS)
+        visit.picture("before")
+        visit.click("Materialize all")
+        made = server.wait_for("the overview", lambda: server.materialization("small", "overview"), 300)
+        assert server.wait_for("the end of the run", lambda: server.run_status(made["runId"]) not in ("STARTED", "STARTING"))
+        assert server.run_status(made["runId"]) == "SUCCESS"
+        visit.group("small")
+        visit.see("overview", exact=True)
+        visit.picture("done")
+        visit.asset("small", "figures")
+        visit.show_picture("rate_heatmap")
+        visit.picture("figure")
+        visit.asset("small", "gates", view="checks")
+        visit.see("Checks (10)")
+        visit.see("gate_a_split_b_layer_2").click()
+        visit.see("Preregistered gate A on split B, layer 2")
+        visit.picture("gate")
+        visit.asset("small", "overview")
+        visit.see("bucket", exact=True)
+        visit.picture("overview")
+        with visit.page.context.expect_page() as opened:
+            visit.page.get_by_role("link", name=re.compile("overview.html")).first.click()
+        visit.page = opened.value
+        expect(visit.page.locator("h1")).to_contain_text("study small")
+        visit.picture("overview_page")
+        visit.page.get_by_role("link", name="the write-up").click()
+        visit.see("Human TL;DR")
+        visit.picture("write_up")
+
+
+def test_backfill_what_is_missing_or_failed(server: Server) -> None:
+    """One persona is measured, one failed, the others are missing; afterwards nothing is, and the good one is untouched."""
+    cells = f"{PROFILE}/larger/eval_cells/"
+    before = server.site.manifests(cells)
+    assert f"{cells}source={GOOD}/seed=42/measurement=1" in before
+    with visiting(server, "2_backfill") as visit:
+        visit.asset("larger", "eval_cells", view="partitions")
+        visit.see("Failed (1)")
+        visit.see(f"Missing ({len(LARGE) + 1 - len(before)})")
+        visit.picture("before")
+        visit.see(FAILED, exact=True).click()
+        visit.page.wait_for_timeout(1000)
+        visit.picture("failed")
+        visit.click("Materialize…")
+        visit.dialog().get_by_text("Failed and missing", exact=True).click()
+        visit.see(f"{len(LARGE) + 2 - len(before)} partitions", within=visit.dialog())
+        visit.picture("failed_and_missing")
+        visit.click("Launch")
+        visit.asset("larger", "eval_cells", view="partitions")
+        visit.see("Missing (0)", patience=300)
+        visit.see("Failed (0)")
+        visit.see(f"Materialized ({len(LARGE) + 2})")
+        visit.picture("after")
+    now = server.site.manifests(cells)
+    assert {path: now[path] for path in before} == before  # fingerprint, data version, run and time of what was good
+    assert len(now) == len(LARGE) + 2
+
+
+def test_a_bad_study_file_is_shown_and_mended(server: Server) -> None:
+    """The UI names file, line, field and reason; after the correction everything is there again."""
+    file = server.site.studies / PROFILE / "larger.yaml"
+    good = file.read_text(encoding="utf-8")
+    with visiting(server, "4_bad_study_file") as visit:
+        file.write_text(good.replace("parent: large", "parent: larg"), encoding="utf-8")
+        visit.open("/deployment/locations")
+        visit.see("persona", exact=True)
+        visit.click("Reload")
+        visit.see("larger.yaml: parent: 'larg': there is no such study.")
+        visit.see("Correct the file, then reload the code location.")
+        visit.picture("error")
+        file.write_text(good, encoding="utf-8")
+        visit.click("Reload again")
+        visit.see("Loaded")
+        visit.group("larger")
+        visit.see("overview", exact=True)
+        visit.picture("mended")
