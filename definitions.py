@@ -13,6 +13,7 @@ from persona_assets.errors import ConfigurationError
 from persona_assets.study import Catalog, load_catalog
 from resources.lake import REPOSITORY, Lake
 from resources.model_runtime import ModelRuntime
+from resources.publishing import Publishing
 from resources.warehouse import Warehouse
 
 # Dagster says at every use which of its parameters it calls beta; the tests cover what is used of them.
@@ -40,6 +41,7 @@ defs = Definitions.merge(
             "lake": _lake,
             "warehouse": Warehouse(lake=_lake),
             "model_runtime": ModelRuntime(),
+            "publishing": Publishing(),
         },
     ),
 )

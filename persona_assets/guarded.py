@@ -22,10 +22,16 @@ from persona_assets.errors import PersonaAssetsError
 from persona_assets.workers import exit_when_orphaned
 
 _CLOSING_SECONDS = 10.0
+_BYTES_PER_SECOND = 256 * 1024  # the slowest connection that a transfer waits for
+_TRANSFER_SECONDS = 6 * 3600.0
 
 
 class GuardedCallError(PersonaAssetsError):
-    """A guarded call did not end as it should: it took too long, its process died, or it raised something unforeseen."""
+    """A guarded call did not end as it should: it took too long, or its process died."""
+
+
+class UnforeseenError(GuardedCallError):
+    """A guarded call raised something that is not made for users; the traceback is a note of this error."""
 
 
 class GuardedProcess:
@@ -60,7 +66,7 @@ class GuardedProcess:
 
         Raises:
             PersonaAssetsError: raised by the function itself.
-            GuardedCallError: it took too long, died, or raised anything else.
+            GuardedCallError: it took too long, died, or raised anything else (`UnforeseenError`).
         """
         connection = self._started()
         finished = False
@@ -112,6 +118,11 @@ class GuardedProcess:
         return self._connection
 
 
+def transfer_seconds(seconds: float, size: int) -> float:
+    """Return how long a transfer of so many bytes may take, given the longest wait for an answer."""
+    return seconds + min(size / _BYTES_PER_SECOND, _TRANSFER_SECONDS)
+
+
 def _end(process: Any, connection: Connection) -> None:
     connection.close()
     with suppress(ProcessLookupError, PermissionError):
@@ -143,6 +154,8 @@ def _serve(connection: Connection, parent: int, environment: Mapping[str, str]) 
         except PersonaAssetsError as error:
             connection.send(("error", error))
         except Exception as error:  # noqa: BLE001
-            connection.send(("error", GuardedCallError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
+            unforeseen = UnforeseenError(f"{type(error).__name__}: {error}")
+            unforeseen.add_note(traceback.format_exc())
+            connection.send(("error", unforeseen))
         else:
             connection.send(("end", None))

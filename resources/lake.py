@@ -95,6 +95,11 @@ class Lake(ConfigurableResource):  # type: ignore[type-arg]  # no resource value
         return f"{profile}/{study}/overview"
 
     @staticmethod
+    def publication(profile: str, study: str) -> str:
+        """Path of the record of what of a study was published."""
+        return f"{profile}/{study}/publication"
+
+    @staticmethod
     def warehouse(profile: str) -> str:
         """Path of the product that holds a profile's warehouse.duckdb."""
         return f"{profile}/warehouse"

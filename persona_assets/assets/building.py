@@ -8,6 +8,7 @@ from persona_assets.assets.cells import eval_cells
 from persona_assets.assets.checks import shared_checks, study_checks
 from persona_assets.assets.overviews import study_overview
 from persona_assets.assets.partitions import persona_partitions
+from persona_assets.assets.publication import study_publication, upload_verification
 from persona_assets.assets.published import study_clean_result, study_figures, warehouse_asset
 from persona_assets.assets.shared import shared_assets
 from persona_assets.assets.tables import study_tables
@@ -23,5 +24,6 @@ def profile_definitions(catalog: Catalog) -> Definitions:
         assets += [eval_cells(study, catalog, seed, partitions) for seed in study.seeds]
         assets += [*study_tables(study, catalog), study_figures(study, catalog), study_clean_result(study, catalog)]
         assets.append(study_overview(study, catalog))
-        checks += study_checks(study, catalog)
+        assets.append(study_publication(study, catalog))
+        checks += [*study_checks(study, catalog), upload_verification(study, catalog)]
     return Definitions(assets=assets, asset_checks=checks)

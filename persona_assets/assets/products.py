@@ -34,6 +34,7 @@ VERSIONS = {
     "clean_result": "2",
     "overview": "1",
     "warehouse": "1",
+    "publication": "1",
 }
 
 
@@ -325,6 +326,29 @@ class Products:
         written = self.clean_result(study)
         return _product(
             self.lake.overview(self.profile, study.name), "overview", dict(written.parameters), *written.inputs, written.path
+        )
+
+    def publication(self, study: Study, destination: str) -> Product:
+        """The record of what of the study was published where."""
+        return _product(
+            self.lake.publication(self.profile, study.name),
+            "publication",
+            {"study": study.name, "study_digest": study.digest, "destination": destination},
+            *(self.adapter(persona, seed).path for seed in study.seeds for persona in study.panel.ids),
+            *self.measured_paths(study),
+            *(self.base_cells(persona).path for persona in study.panel.ids),
+            *self.table_paths(study),
+            self.figures(study).path,
+            self.clean_result(study).path,
+        )
+
+    def measured_paths(self, study: Study) -> tuple[str, ...]:
+        """Paths of every measurement of a study, the earlier ones included; where there is none, of the first one to be made."""
+        return tuple(
+            self.lake.measurement(self.profile, study.name, seed, source, number)
+            for seed in study.seeds
+            for source in study.panel.ids
+            for number in range(1, max(self.lake.latest_measurement(self.profile, study.name, seed, source), 1) + 1)
         )
 
     def table_paths(self, study: Study) -> tuple[str, ...]:

@@ -147,8 +147,18 @@ def materialize_one(
     *,
     describe: Callable[[Manifest, Path], Metadata],
     check: Callable[[Path], None] | None = None,
+    skip: bool = True,
 ) -> Iterator[Output[None]]:
     """Bring the one product of an unpartitioned asset up to date and record it.
+
+    Args:
+        context: the asset's context.
+        store: where the product lives.
+        product: what it is made from.
+        produce: fills a staging directory.
+        describe: metadata of the materialization.
+        check: reads the content back before it is published.
+        skip: False makes it again although nothing changed, because it says something of what lies elsewhere.
 
     Raises:
         Failure: it could not be made; the message says why.
@@ -160,7 +170,7 @@ def materialize_one(
     blocked = missing_input_message(store, product)
     if blocked:
         raise Failure(blocked)
-    manifest = store.current(product)
+    manifest = store.current(product) if skip else None
     skipped = manifest is not None
     if manifest is None:
         with said_in_words(stage, store.root), store.staging(product) as staging:

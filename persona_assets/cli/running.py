@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
     from dagster_shared.error import SerializableErrorInfo
 
+    from persona_assets.assets.products import Products
     from persona_assets.cli.deployment import Deployment
     from persona_assets.study import Study
 
@@ -88,7 +89,19 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
         ),
         Stage("eval cells", tuple(cells)),
         Stage("analysis", tuple(tables)),
+        *_publication(products, study),
     ]
+
+
+def _publication(products: Products, study: Study) -> list[Stage]:
+    """List what publishes a study: nothing, unless it is said where to."""
+    from resources.publishing import publish_to
+
+    destination = publish_to()
+    if not destination:
+        return []
+    key = study_key(products.profile, study.name, "publication")
+    return [Stage("publication", (PlannedAsset(key, {None: lambda: products.publication(study, destination)}),))]
 
 
 def stage_is_current(deployment: Deployment, instance: DagsterInstance, stage: Stage) -> bool:

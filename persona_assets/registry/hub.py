@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from persona_assets.hashing import sha256_json
 from persona_assets.hub_errors import hub_failure
-from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE, Algorithm, RegistryError, RemoteFile, Resolved, check_fetched
+from persona_assets.registry.base import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Algorithm,
+    RegistryError,
+    RegistryUnavailableError,
+    RemoteFile,
+    Resolved,
+    check_fetched,
+)
 from persona_assets.registry.reference import AdapterReference
 
 if TYPE_CHECKING:
@@ -130,7 +139,8 @@ def hub_told(reference: AdapterReference) -> Iterator[None]:
             raise
         first = str(error).strip().splitlines()
         detail = f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
-        raise RegistryError(f"{reference}: {_SAID[failure]} ({detail}).") from error
+        kind = RegistryUnavailableError if failure == "unreachable" else RegistryError
+        raise kind(f"{reference}: {_SAID[failure]} ({detail}).") from error
 
 
 def _name(path: str, folder: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from persona_assets.registry.base import Registry, RegistryError
+from persona_assets.registry.base import Registry
 from persona_assets.registry.files import FileRegistry
 from persona_assets.registry.hub import HubRegistry
 from persona_assets.registry.reference import Scheme
@@ -23,12 +22,9 @@ class RegistrySettings:
 
 
 def open_registry(scheme: Scheme, settings: RegistrySettings) -> Registry:
-    """Open a registry; nothing is asked of it yet.
+    """Open a registry; nothing is asked of it yet."""
+    if scheme == "wandb":
+        from persona_assets.registry.wandb_registry import WandbRegistry
 
-    Raises:
-        RegistryError: this kind cannot be opened.
-    """
-    registries: Mapping[str, Registry] = {"file": FileRegistry(), "hf": HubRegistry(settings.hub_endpoint)}
-    if scheme not in registries:
-        raise RegistryError(f"{scheme}: adapters cannot be pulled from there yet; use {' or '.join(registries)}.")
-    return registries[scheme]
+        return WandbRegistry()
+    return FileRegistry() if scheme == "file" else HubRegistry(settings.hub_endpoint)

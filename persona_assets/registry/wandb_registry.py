@@ -10,15 +10,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from persona_assets.guarded import GuardedCallError
+from persona_assets.guarded import transfer_seconds
 from persona_assets.registry import wandb_calls
-from persona_assets.registry.base import Algorithm, RegistryError, RegistryUnavailableError, RemoteFile, Resolved, check_fetched
+from persona_assets.registry.base import Algorithm, RegistryError, RemoteFile, Resolved, check_fetched
+from persona_assets.registry.guarding import guarded_told
 from persona_assets.registry.reference import AdapterReference, parse_reference
 from persona_assets.wandb_process import wandb_process
 
 _ALGORITHMS: Mapping[str, Algorithm] = {"MANIFEST_MD5": "md5-base64", "MANIFEST_XXH128": "xxh128-base64"}
-_BYTES_PER_SECOND = 256 * 1024  # the slowest connection that a transfer waits for
-_TRANSFER_SECONDS = 6 * 3600.0
 
 
 class WandbRegistry:
@@ -43,21 +42,16 @@ class WandbRegistry:
 
     def resolve(self, reference: AdapterReference) -> Resolved:
         """Look a version or alias up; the pinned reference names the version where the artifact was logged."""
-        try:
+        with guarded_told(f"{reference}: W&B"):
             found: wandb_calls.WandbVersion = self.process.call(wandb_calls.describe, _name(reference), seconds=self.seconds)
-        except GuardedCallError as error:
-            raise RegistryUnavailableError(f"{reference}: W&B gave {error}.") from error
         pinned = parse_reference(f"wandb:{found.source}")
         return Resolved(reference, pinned, pinned.version, found.digest, found.metadata)
 
     def listing(self, resolved: Resolved) -> Sequence[RemoteFile]:
         """Read the manifest: names, sizes, digests, and where a reference points."""
-        try:
-            found: list[wandb_calls.WandbEntry] = self.process.call(
-                wandb_calls.entries, _name(resolved.pinned), seconds=self.seconds
-            )
-        except GuardedCallError as error:
-            raise RegistryUnavailableError(f"{resolved.pinned}: W&B gave {error}.") from error
+        name = _name(resolved.pinned)
+        with guarded_told(f"{resolved.pinned}: W&B"):
+            found: list[wandb_calls.WandbEntry] = self.process.call(wandb_calls.entries, name, seconds=self.seconds)
         return [_remote_file(entry, resolved.pinned) for entry in found]
 
     def fetch(self, resolved: Resolved, files: Sequence[RemoteFile], into: Path) -> None:
@@ -70,18 +64,11 @@ class WandbRegistry:
                 raise RegistryError(f"{resolved.pinned}: the manifest gives no size or digest for {file.name!r}.")
             sizes[file.name] = file.size
         limit = transfer_seconds(self.seconds, max(sizes.values(), default=0))
-        try:
+        with guarded_told(f"{resolved.pinned}: the download from W&B"):
             for _ in self.process.stream(wandb_calls.download, _name(resolved.pinned), sizes, into, seconds=limit):
                 pass
-        except GuardedCallError as error:
-            raise RegistryUnavailableError(f"{resolved.pinned}: the download from W&B gave {error}.") from error
         for file in files:
             check_fetched(into / file.name, file, str(resolved.pinned))
-
-
-def transfer_seconds(seconds: float, size: int) -> float:
-    """Return how long a transfer of so many bytes may take, given the longest wait for an answer."""
-    return seconds + min(size / _BYTES_PER_SECOND, _TRANSFER_SECONDS)
 
 
 def _name(reference: AdapterReference) -> str:

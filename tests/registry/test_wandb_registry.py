@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.wandb import ENTITY, StoredArtifact, WandbServer, wandb_server
+from tiny_adapter import PERSONA, RECIPE, SEED, WEIGHTS, make_adapter, make_base
 
 from persona_assets.registry.base import RegistryError, RegistryUnavailableError, Resolved, latest_version
+from persona_assets.registry.gate import admit
+from persona_assets.registry.gate_cases import GateError
 from persona_assets.registry.reference import parse_reference
 from persona_assets.registry.wandb_registry import WandbRegistry
 
@@ -19,19 +23,10 @@ FILES = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": b"weig
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_CONFIG_DIR", str(tmp_path_factory.mktemp("config")))  # no key of whoever runs the tests
-        patch.setenv("NETRC", "/dev/null")
-        patch.setenv("WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS", "0.05")
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def server(environment: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    with wandb_server() as running:
-        for name, value in running.environment.items():
-            environment.setenv(name, value)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
+    with wandb_server() as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment(tmp_path_factory.mktemp("config")).items():
+            patch.setenv(name, value)
         yield running
 
 
@@ -160,6 +155,35 @@ def test_names_that_climb_are_listed_as_they_are(server: WandbServer, registry: 
     assert "../../outside.json" in {file.name for file in registry.listing(resolved(registry, artifact))}
 
 
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "size": lambda entries: entries[WEIGHTS].update(size=10**15),
+    "reference": lambda entries: entries[WEIGHTS].update(ref="http://169.254.169.254/latest/meta-data"),
+    "climbing": lambda entries: entries.update({"../../outside.json": entries["adapter_config.json"]}),
+}
+
+
+@pytest.mark.parametrize("hostile", [None, *HOSTILE])
+def test_the_gate_stands_between_the_manifest_and_a_download(
+    server: WandbServer, registry: WandbRegistry, tmp_path: Path, hostile: str | None
+) -> None:
+    files = {file.name: file.read_bytes() for file in make_adapter(tmp_path / "theirs").iterdir()}
+    artifact = server.publish(f"gated-{hostile}", files)
+    found, ours = resolved(registry, artifact), tmp_path / "ours"
+
+    def pull() -> object:
+        return admit(registry, found, ours, base=make_base(tmp_path / "base"), recipe=RECIPE, persona=PERSONA, seed=SEED)
+
+    if hostile is None:
+        pull()
+        assert (ours / WEIGHTS).read_bytes() == files[WEIGHTS]
+        return
+    artifact.edit_manifest(HOSTILE[hostile])
+    with pytest.raises(GateError, match="outside.json" if hostile == "climbing" else WEIGHTS):
+        pull()
+    assert not ours.exists() or not list(ours.iterdir())
+    assert [what for what in server.requests if artifact.id in what and what.startswith("GET") and "manifest" not in what] == []
+
+
 def test_a_directory_with_something_in_it_is_refused(server: WandbServer, registry: WandbRegistry, tmp_path: Path) -> None:
     artifact = server.publish("filled", FILES)
     (tmp_path / "adapter_config.json").write_bytes(b'{"r": 7}')
@@ -185,29 +209,26 @@ def test_a_server_that_does_not_recover_is_given_up(server: WandbServer, registr
         resolved(registry, artifact)
 
 
-def test_a_key_that_is_not_accepted_is_said(server: WandbServer, environment: pytest.MonkeyPatch) -> None:
-    with environment.context() as patch:
-        patch.setenv("WANDB_API_KEY", "f" * 40)
-        registry = WandbRegistry(retries=1)
-        with pytest.raises(RegistryError, match=r"refuses the API key: check WANDB_API_KEY, or run `wandb login`\.$") as caught:
-            registry.resolve(parse_reference("wandb:team/project/name:v0"))
-        assert "f" * 40 not in str(caught.value)
+def test_a_key_that_is_not_accepted_is_said(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
+    registry = WandbRegistry(retries=1)
+    with pytest.raises(RegistryError, match=r"refuses the API key: check WANDB_API_KEY, or run `wandb login`\.$") as caught:
+        registry.resolve(parse_reference("wandb:team/project/name:v0"))
+    assert "f" * 40 not in str(caught.value)
 
 
-def test_no_key_at_all_is_said(server: WandbServer, environment: pytest.MonkeyPatch) -> None:
-    with environment.context() as patch:
-        patch.delenv("WANDB_API_KEY")
-        with pytest.raises(RegistryError, match=r"there is no API key: set WANDB_API_KEY, or run `wandb login`\.$"):
-            WandbRegistry(retries=1).resolve(parse_reference("wandb:team/project/name:v0"))
+def test_no_key_at_all_is_said(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(RegistryError, match=r"there is no API key: set WANDB_API_KEY, or run `wandb login`\.$"):
+        WandbRegistry(retries=1).resolve(parse_reference("wandb:team/project/name:v0"))
 
 
-def test_a_host_that_cannot_be_reached_is_said_soon(server: WandbServer, environment: pytest.MonkeyPatch) -> None:
-    with environment.context() as patch:
-        patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-        started = time.monotonic()
-        with pytest.raises(RegistryUnavailableError, match="http://127.0.0.1:9 cannot be reached"):
-            WandbRegistry(retries=1).resolve(parse_reference("wandb:team/project/name:v0"))
-        assert time.monotonic() - started < 30
+def test_a_host_that_cannot_be_reached_is_said_soon(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(RegistryUnavailableError, match="http://127.0.0.1:9 cannot be reached"):
+        WandbRegistry(retries=1).resolve(parse_reference("wandb:team/project/name:v0"))
+    assert time.monotonic() - started < 30
 
 
 def test_a_download_that_never_ends_is_ended(server: WandbServer, registry: WandbRegistry, tmp_path: Path) -> None:
@@ -217,6 +238,6 @@ def test_a_download_that_never_ends_is_ended(server: WandbServer, registry: Wand
     files = [file for file in registry.listing(found) if file.name == "adapter_config.json"]
     server.fail("GET /artifactsV2", 503, times=1000)
     registry.seconds = 2
-    with pytest.raises(RegistryUnavailableError, match="hanging:v0: the download from W&B gave no answer within 2 s"):
+    with pytest.raises(RegistryUnavailableError, match="hanging:v0: the download from W&B: no answer within 2 s"):
         registry.fetch(found, files, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from servers.wandb_http import Json, serve
 
@@ -94,10 +95,16 @@ class WandbServer:
         """The header that a request with the right key has."""
         return "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables that point the SDK here."""
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "false"}
+    def environment(self, config: Path) -> dict[str, str]:
+        """Variables that point the SDK here, with no key or setting of whoever runs the tests, and short waits."""
+        return {
+            "WANDB_BASE_URL": self.url,
+            "WANDB_API_KEY": KEY,
+            "WANDB_CONFIG_DIR": str(config),
+            "NETRC": "/dev/null",
+            "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.05",
+            "WANDB__FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "0.05",
+        }
 
     def fail(self, pattern: str, status: int | None = 503, *, times: int = 1, after: bool = False) -> None:
         """Spoil the next requests that match: with a status, or (None) by dropping the connection."""
