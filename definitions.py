@@ -14,6 +14,7 @@ from persona_assets.study import Catalog, load_catalog
 from resources.lake import REPOSITORY, Lake
 from resources.model_runtime import ModelRuntime
 from resources.publishing import Publishing
+from resources.tracker import Tracker
 from resources.warehouse import Warehouse
 
 # Dagster says at every use which of its parameters it calls beta; the tests cover what is used of them.
@@ -42,6 +43,7 @@ defs = Definitions.merge(
             "warehouse": Warehouse(lake=_lake),
             "model_runtime": ModelRuntime(),
             "publishing": Publishing(),
+            "tracker": Tracker(),
         },
     ),
 )

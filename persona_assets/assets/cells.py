@@ -13,6 +13,7 @@ from persona_assets.assets.partitions import group_name, same_persona, shared_ke
 from persona_assets.assets.products import Products, seeded
 from persona_assets.assets.shared import SAMPLING_NUMBERS, adapter_digest, completions_check, measurement_identity
 from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
+from persona_assets.assets.tracked import tracked_evaluation
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Catalog, Runtime, Study
 from persona_assets.tasks.base_model import CHECKPOINT
@@ -86,6 +87,7 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
             task=task,
             function=make_cells,
             describe=describe,
+            track=tracked_evaluation,
             check=lambda _: completions_check(catalog, panel.ids),
             replace=False,
             config=EvalCellsConfig,

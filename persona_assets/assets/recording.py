@@ -61,6 +61,7 @@ def materialize_keys(
     check: Callable[[str], Callable[[Path], None]] | None = None,
     replace: bool = True,
     stage: str | None = None,
+    made: Callable[[str, Manifest, Path], object] | None = None,
 ) -> Iterator[Output[None]]:
     """Bring the products of a run's keys up to date and record each as it finishes.
 
@@ -74,6 +75,7 @@ def materialize_keys(
         check: gives the function that reads a key's content back before it is published.
         replace: False for products that are never overwritten.
         stage: name in the progress lines; the asset's last key part by default.
+        made: told of each product that was made, and not of those that were skipped, once it is recorded.
 
     Yields:
         The step's output, once every key is recorded.
@@ -122,6 +124,8 @@ def materialize_keys(
                     else:
                         _record(context, key, manifest, describe(key, manifest, store.directory(product.path)), skipped=False)
                         progress.finished(key)
+                        if made is not None:
+                            made(key, manifest, store.directory(product.path))
                 else:
                     failed[key] = outcome.error
                 if key in failed:

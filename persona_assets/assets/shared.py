@@ -22,6 +22,7 @@ from persona_assets.assets.partitions import answers_of_dataset, group_name, sha
 from persona_assets.assets.products import VERSIONS, Products, seeded
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.steps import GPU_POOL, PersonaStep, StepConfig, build_step
+from persona_assets.assets.tracked import tracked_training
 from persona_assets.capacity.needs import Needs, asset_needs, check_room
 from persona_assets.store import Manifest
 from persona_assets.study import Catalog, NanoBase, Runtime
@@ -222,6 +223,7 @@ def _adapter(catalog: Catalog, seed: int) -> PersonaStep[AdapterTask]:
         task=task,
         function=make_adapter,
         describe=describe,
+        track=tracked_training,
     )
 
 

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,9 +29,11 @@ from persona_assets.errors import LakeError
 from persona_assets.panel import Panel
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Catalog, Runtime
+from persona_assets.tracking import TrackedRun
 from persona_assets.workers import Outcome
 from resources.lake import Lake
 from resources.model_runtime import ModelRuntime
+from resources.tracker import Tracker
 
 TaskT = TypeVar("TaskT")
 
@@ -77,6 +80,7 @@ class PersonaStep(Generic[TaskT]):
     function: Callable[[TaskT], Mapping[str, object]]
     describe: Callable[[Manifest, Path], Mapping[str, MetadataValue]]
     check: Callable[[str], Callable[[Path], None]] | None = None
+    track: Callable[[Manifest, Path], TrackedRun | None] | None = None
     gpu: bool = True
     replace: bool = True
     config: type[StepConfig] = StepConfig
@@ -107,6 +111,7 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         config: step.config,  # type: ignore[name-defined]  # read when the function is defined
         lake: Lake,
         model_runtime: ModelRuntime,
+        tracker: Tracker,
     ) -> Iterator[Output[None]]:
         products = Products(catalog, lake)
         with said_in_words(context.asset_key.path[-1]):
@@ -129,14 +134,21 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
             table = file_columns(directory) if "parquet" in step.kinds else {}
             return {**step.describe(manifest, directory), **table, **product_links(manifest, directory)}
 
-        yield from materialize_keys(
-            context,
-            products.store,
-            {key: step.product(products, key, config) for key in keys},
-            produce,
-            describe=describe,
-            check=step.check,
-            replace=step.replace,
-        )
+        with tracker.open(context.log.warning) as log:
+
+            def made(_: str, manifest: Manifest, directory: Path) -> None:
+                if step.track is not None:
+                    log(partial(step.track, manifest, directory))
+
+            yield from materialize_keys(
+                context,
+                products.store,
+                {key: step.product(products, key, config) for key in keys},
+                produce,
+                describe=describe,
+                check=step.check,
+                replace=step.replace,
+                made=made,
+            )
 
     return _asset
