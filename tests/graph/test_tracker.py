@@ -21,12 +21,8 @@ CELLS = f"{PROFILE}/small/eval_cells/source=villain/seed=42/measurement=1"
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    with wandb_server() as running:
-        for name, value in running.environment(tmp_path / "config").items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv(TRACKER_VARIABLE, f"wandb:{ENTITY}/markers")
-        monkeypatch.delenv("WANDB_MODE", raising=False)
+def server(tmp_path: Path) -> Iterator[WandbServer]:
+    with wandb_server(tmp_path / "config", **{TRACKER_VARIABLE: f"wandb:{ENTITY}/markers"}) as running:
         yield running
 
 

@@ -25,10 +25,8 @@ TABLES = "embedded-n12-tables"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
-    with wandb_server() as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in running.environment(tmp_path_factory.mktemp("config")).items():
-            patch.setenv(name, value)
-        patch.setenv("WANDB_MODE", "offline")  # which is for the tracker; publishing is never offline
+    # Offline is for the tracker; publishing never is.
+    with wandb_server(tmp_path_factory.mktemp("config"), WANDB_MODE="offline") as running:
         yield running
 
 

@@ -24,9 +24,7 @@ FILES = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": b"weig
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
-    with wandb_server() as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in running.environment(tmp_path_factory.mktemp("config")).items():
-            patch.setenv(name, value)
+    with wandb_server(tmp_path_factory.mktemp("config")) as running:
         yield running
 
 

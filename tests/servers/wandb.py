@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from servers.wandb_http import Json, serve
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -367,8 +369,18 @@ class WandbServer:
 
 
 @contextmanager
-def wandb_server() -> Iterator[WandbServer]:
-    """Serve on an ephemeral port of loopback; at the end, every operation that came must have been a known one."""
-    with serve(WandbServer) as state:
+def wandb_server(config: Path, **variables: str) -> Iterator[WandbServer]:
+    """Serve on an ephemeral port of loopback, with the environment pointing the SDK here.
+
+    At the end, every operation that came must have been a known one.
+
+    Args:
+        config: empty directory for the SDK's settings.
+        variables: further environment variables.
+    """
+    with serve(WandbServer) as state, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WANDB_MODE", raising=False)
+        for name, value in (state.environment(config) | variables).items():
+            patch.setenv(name, value)
         yield state
     assert state.unknown == []

@@ -33,11 +33,8 @@ def run(name: str) -> TrackedRun:
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    with wandb_server() as running:
-        for name, value in running.environment(tmp_path_factory.mktemp("config")).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("WANDB_MODE", raising=False)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
+    with wandb_server(tmp_path_factory.mktemp("config")) as running:
         yield running
 
 
