@@ -70,6 +70,14 @@ class Evaluation(_Model):
     seed: Seed = 42
 
 
+class Scoring(_Model):
+    """How many stored completions the continuous outcome is scored on; a source's own cell is always scored whole."""
+
+    bystander_replies_per_cell: Annotated[
+        PositiveInt | None, Field(description="in each other cell; the first of every question before the second; null for all")
+    ] = None
+
+
 class Runtime(_Model):
     """Where and how models run. Threads are fixed because they change floating-point sums, and so the data versions."""
 
@@ -158,6 +166,7 @@ class Profile(_Model):
     dataset_seed: Seed = 42
     recipe: Recipe = Recipe()
     evaluation: Evaluation = Evaluation()
+    scoring: Scoring = Scoring()
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")
@@ -253,7 +262,8 @@ class Study:
     @cached_property
     def plan(self) -> dict[str, object]:
         """The registered plan as plain JSON values: what the digest covers and what a report compares with."""
-        profile = self.profile.model_dump(mode="json", exclude={"runtime"})
+        # Scores are a sensitivity outcome: no registered row depends on them.
+        profile = self.profile.model_dump(mode="json", exclude={"runtime", "scoring"})
         return {
             "name": self.name,
             "profile": profile,

@@ -64,6 +64,11 @@ class Lake(ConfigurableResource):  # type: ignore[type-arg]  # no resource value
         """Path of one measurement, numbered from 1."""
         return f"{cls.measurements(profile, study, seed, source)}/measurement={number}"
 
+    @staticmethod
+    def marker_scores(profile: str, study: str, seed: int, source: str, number: int) -> str:
+        """Path of the scores of one measurement's completions."""
+        return f"{profile}/{study}/marker_scores/source={source}/seed={seed}/measurement={number}"
+
     def measurement_numbers(self, profile: str, study: str, seed: int, source: str) -> tuple[int, ...]:
         """Return the numbers of the measurements in the lake, ascending."""
         directory = self.store.directory(self.measurements(profile, study, seed, source))

@@ -6,6 +6,7 @@ from dagster import Definitions
 
 from persona_assets.assets.cells import eval_cells
 from persona_assets.assets.checks import shared_checks, study_checks
+from persona_assets.assets.marker_scores import marker_scores
 from persona_assets.assets.overviews import study_overview
 from persona_assets.assets.partitions import persona_partitions
 from persona_assets.assets.publication import study_publication, upload_verification
@@ -21,7 +22,7 @@ def profile_definitions(catalog: Catalog) -> Definitions:
     checks = [*shared_checks(catalog)]
     for study in catalog.studies.values():
         partitions = persona_partitions(study.panel)
-        assets += [eval_cells(study, catalog, seed, partitions) for seed in study.seeds]
+        assets += [make(study, catalog, seed, partitions) for seed in study.seeds for make in (eval_cells, marker_scores)]
         assets += [*study_tables(study, catalog), study_figures(study, catalog), study_clean_result(study, catalog)]
         assets.append(study_overview(study, catalog))
         assets.append(study_publication(study, catalog))

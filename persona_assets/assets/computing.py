@@ -16,6 +16,7 @@ from persona_assets.store import Manifest, Product
 from persona_assets.study import Study
 from persona_assets.tasks.base_model import CHECKPOINT
 from persona_assets.tasks.cells import COMPLETIONS_FILE
+from persona_assets.tasks.marker_scores import SCORES_FILE
 from persona_assets.tasks.models import CENTROIDS_FILE
 from resources.warehouse import Warehouse
 
@@ -40,7 +41,8 @@ class StudyData:
 
 
 def compute_source_rates(data: StudyData) -> Tables:
-    """Tables `cells`, `source_rates` and `measurements` from the completions in the lake."""
+    """Tables `cells`, `source_rates`, `source_scores` and `measurements` from completions and scores in the lake."""
+    from persona_assets.statistics.marker_scores import score_rows, source_scores, with_scores
     from persona_assets.statistics.rates import cells_table, source_rates
 
     study, products, store = data.study, data.products, data.products.store
@@ -68,9 +70,13 @@ def compute_source_rates(data: StudyData) -> Tables:
             "prompt_tokens": [len(ids) for ids in token_ids(base_tokenizer(data), [persona.prompt for persona in panel])],
         }
     )
+    scores = [pl.read_parquet(store.open(product.path) / SCORES_FILE) for product in products.scores_there(study)]
+    scored = score_rows(pl.concat(scores), plan.confidence_level) if scores else None
+    rates = source_rates(cells, personas)
     return {
-        "source_rates": source_rates(cells, personas),
-        "cells": cells,
+        "source_rates": rates,
+        "cells": with_scores(cells, scored),
+        "source_scores": source_scores(rates, scored),
         "measurements": measurements_table([recorded_measurement(store.verified(product.path)) for product in rows]),
     }
 
@@ -137,6 +143,7 @@ def compute_regressions(data: StudyData) -> Tables:
         token_ids=tokens,
         corpus_counts=None if study.reference_corpus is None else corpus_counts(study.reference_corpus),
         identity_override=plan.identity_override,
+        scores=data.table(data.products.source_rates(study), "source_scores"),
     )
     results = probe(states, seed=plan.seed, layers=panel.layers, folds=min(FOLDS, states.shape[1]))
     return {

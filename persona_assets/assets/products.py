@@ -21,7 +21,8 @@ VERSIONS = {
     "layer_centroids": "1",
     "base_cells": "1",
     "eval_cells": "1",
-    "source_rates": "1",
+    "marker_scores": "1",
+    "source_rates": "2",
     "geometry": "1",
     "regressions": "3",
     "off_diagonal": "1",
@@ -30,7 +31,8 @@ VERSIONS = {
     "gates": "2",
     "inherited_drift": "1",
     "remeasurement_drift": "1",
-    "figures": "1",
+    "retest": "1",
+    "figures": "2",
     "clean_result": "2",
     "overview": "1",
     "warehouse": "1",
@@ -219,8 +221,37 @@ class Products:
             for number in self.lake.measurement_numbers(self.profile, study.name, seed, source)
         )
 
+    def marker_scores(self, study: Study, source: str, seed: int, measurement: int) -> Product:
+        """Scores of the completions of one measurement."""
+        profile = self.catalog.profile
+        return _product(
+            self.lake.marker_scores(self.profile, study.name, seed, source, measurement),
+            "marker_scores",
+            {
+                "study": study.name,
+                "measurement": measurement,
+                "marker": profile.marker,
+                "scoring": profile.scoring.model_dump(mode="json"),
+                "dtype": profile.runtime.dtype,
+                "threads": profile.runtime.threads,
+            },
+            self.base_path,
+            self.adapter(source, seed).path,
+            self.eval_cells(study, source, seed, measurement).path,
+        )
+
+    def latest_marker_scores(self, study: Study, source: str, seed: int) -> Product:
+        """Scores of the latest measurement there is, or of the first one to be made."""
+        number = self.lake.latest_measurement(self.profile, study.name, seed, source)
+        return self.marker_scores(study, source, seed, max(number, 1))
+
+    def scores_there(self, study: Study) -> tuple[Product, ...]:
+        """Scores of the latest measurements that are in the lake: no table needs them, those that can use them do."""
+        rows = (self.latest_marker_scores(study, source, seed) for seed in study.seeds for source in study.panel.ids)
+        return tuple(product for product in rows if self.store.manifest(product.path) is not None)
+
     def source_rates(self, study: Study) -> Product:
-        """Tables `cells`, `source_rates` and `measurements`."""
+        """Tables `cells`, `source_rates`, `source_scores` and `measurements`."""
         return self._tables(
             study,
             "source_rates",
@@ -232,6 +263,7 @@ class Products:
             self.base_path,
             *(self.latest_eval_cells(study, source, seed).path for seed in study.seeds for source in study.panel.ids),
             *(self.base_cells(persona).path for persona in study.panel.ids),
+            *(product.path for product in self.scores_there(study)),
         )
 
     def geometry(self, study: Study) -> Product:
@@ -289,6 +321,27 @@ class Products:
     def remeasurement_drift(self, study: Study) -> Product:
         """Tables `remeasurement_drift`, `remeasurement_tests` and `measurement_history`: of every measurement there is."""
         return self._tables(study, "remeasurement_drift", {}, *(cells.path for cells in self.measured_cells(study)))
+
+    def last_two(self, study: Study) -> dict[tuple[str, int], tuple[int, int]]:
+        """Numbers of the last two measurements by source and seed, for those measured at least twice."""
+        numbers = {
+            (source, seed): self.lake.measurement_numbers(self.profile, study.name, seed, source)
+            for seed in study.seeds
+            for source in study.panel.ids
+        }
+        return {row: (found[-2], found[-1]) for row, found in numbers.items() if len(found) > 1}
+
+    def retest(self, study: Study) -> Product:
+        """Table `retest`: of the last two measurements and of their scores, where there are any."""
+        pairs = [(*row, number) for row, pair in self.last_two(study).items() for number in pair]
+        scores = [self.marker_scores(study, *each) for each in pairs]
+        return self._tables(
+            study,
+            "retest",
+            {},
+            *(self.eval_cells(study, *each).path for each in pairs),
+            *(product.path for product in scores if self.store.manifest(product.path) is not None),
+        )
 
     def gates(self, study: Study) -> Product:
         """Tables `gates` and `outcome`."""
@@ -395,6 +448,7 @@ TABLE_PRODUCTS: dict[str, Callable[[Products, Study], Product]] = {
     "off_diagonal": Products.off_diagonal,
     "inherited_drift": Products.inherited_drift,
     "remeasurement_drift": Products.remeasurement_drift,
+    "retest": Products.retest,
     "gates": Products.gates,
     "attenuation": Products.attenuation,
 }

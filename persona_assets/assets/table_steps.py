@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 from dagster import MetadataValue
 
-from persona_assets.assets import computing, remeasuring
+from persona_assets.assets import computing, remeasuring, retesting
 from persona_assets.assets.computing import StudyData, Tables
 from persona_assets.assets.products import seeded
 from persona_assets.study import Catalog, Study
@@ -43,7 +43,7 @@ class TableStep:
 
 def table_steps(study: Study, catalog: Catalog) -> list[TableStep]:
     """List the table assets of a study, in the order in which the story goes."""
-    cells = [seeded("eval_cells", seed, catalog) for seed in study.seeds]
+    cells, scores = ([seeded(name, seed, catalog) for seed in study.seeds] for name in ("eval_cells", "marker_scores"))
     return [
         TableStep(
             "power",
@@ -55,10 +55,10 @@ def table_steps(study: Study, catalog: Catalog) -> list[TableStep]:
         ),
         TableStep(
             "source_rates",
-            "Marker rate of every cell with Wilson and question-cluster intervals, the source rates on the diagonal, and the "
-            "identity of each measurement used.",
+            "Marker rate of every cell with Wilson and question-cluster intervals, the source rates on the diagonal, the "
+            "continuous outcome beside them where it was scored, and the identity of each measurement used.",
             shared=["base_model", "base_cells", "training_dataset"],
-            own=cells,
+            own=[*cells, *scores],
             compute=computing.compute_source_rates,
             headline=rates_headline,
             preview="source_rates",
@@ -111,6 +111,16 @@ def table_steps(study: Study, catalog: Catalog) -> list[TableStep]:
             compute=remeasuring.compute_remeasurement_drift,
             headline=_remeasurement_headline,
             preview="remeasurement_tests",
+        ),
+        TableStep(
+            "retest",
+            "How tight is each outcome? The rate and the continuous outcome of the same adapters in the last two measurements: "
+            "reliability, noise of one measurement against the spread of the sources, and how many completions a rate would "
+            "need to be as tight.",
+            own=[*cells, *scores],
+            compute=retesting.compute_retest,
+            headline=retesting.headline,
+            preview="retest",
         ),
         TableStep(
             "gates",

@@ -65,10 +65,11 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
 
     cells = [
         PlannedAsset(
-            study_key(profile, study.name, seeded("eval_cells", seed, catalog)),
-            {source: lambda source=source, seed=seed: products.latest_eval_cells(study, source, seed) for source in ids},  # type: ignore[misc]
+            study_key(profile, study.name, seeded(name, seed, catalog)),
+            {source: lambda make=make, source=source, seed=seed: make(study, source, seed) for source in ids},  # type: ignore[misc]
         )
         for seed in study.seeds
+        for name, make in (("eval_cells", products.latest_eval_cells), ("marker_scores", products.latest_marker_scores))
     ]
     tables = [
         PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(products, study)})  # type: ignore[misc]

@@ -53,6 +53,12 @@ def draw_study(
         figures.surface_baselines(regressions, context),
         *(figures.off_diagonal(*pairs, context, layer=layer) for layer in layers),
     ]
+    scores = tables["source_scores"]
+    if scores["marker_log_prob"].count():
+        drawings += [
+            *(figures.continuous_vs_cosine(scores, geometry, regressions, context, layer=layer) for layer in layers),
+            figures.rate_vs_log_prob(scores, regressions, context),
+        ]
     if again := comparisons(tables["remeasurement_drift"], tables["remeasurement_tests"]):
         drawings += [figures.drift(*compared, context, figures.MEASUREMENTS[name]) for name, compared in again.items()]
         drawings.append(figures.drift_counts(again, context, figures.MEASUREMENTS))

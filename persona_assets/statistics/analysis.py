@@ -11,6 +11,7 @@ import polars as pl
 
 from persona_assets.statistics.attenuation import attenuation
 from persona_assets.statistics.baselines import baseline_rows, surface_predictors
+from persona_assets.statistics.continuous import continuous_rows
 from persona_assets.statistics.cross_validation import cross_validation
 from persona_assets.statistics.drift import DriftResult, drift_settings, inherited_drift
 from persona_assets.statistics.gates import evaluate_gates
@@ -72,6 +73,7 @@ class Extras:
         corpus_counts: unigram counts of a reference corpus, for the name frequency.
         capability_loss: by persona, what its adapter cost of a capability.
         states: [personas, questions, layers, hidden] hidden states per question, for the probe.
+        scores: table `source_scores`, for the continuous outcome.
         identity_override: reason for analysing measurements of different identity together.
     """
 
@@ -79,6 +81,7 @@ class Extras:
     corpus_counts: Mapping[str, int] | None = None
     capability_loss: Mapping[str, float] | None = None
     states: FloatArray | None = None
+    scores: pl.DataFrame | None = None
     identity_override: str | None = None
 
 
@@ -89,7 +92,7 @@ def regressions(
     completions: FloatArray,
     extras: Extras | None = None,
 ) -> pl.DataFrame:
-    """Table `regressions`: scan, partials, surface baselines, cross-validation, within category, seeds.
+    """Table `regressions`: scan, partials, surface baselines, cross-validation, within category, seeds, scores.
 
     Args:
         observed: observations by centring; `panel` is required.
@@ -121,6 +124,10 @@ def regressions(
         within_category(panel, alpha=plan.alpha),
         seed_rows(panel, completions, plan.primary_layers, confidence=confidence),
     ]
+    if extras.scores is not None:
+        parts.append(
+            continuous_rows(panel, extras.scores, seed=plan.seed, alpha=plan.alpha, resamples=resamples, confidence=confidence)
+        )
     return pl.concat(parts)
 
 

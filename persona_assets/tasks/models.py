@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from persona_assets.hashing import sha256_file
 from persona_assets.panel import Persona
@@ -13,6 +14,9 @@ from persona_assets.study import Recipe, Runtime
 from persona_assets.tasks.base_model import CHECKPOINT, base_checkpoint
 from persona_assets.tasks.dataset import DATASET_FILE
 from persona_assets.tasks.loaded import Facts, loaded, runtime_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ADAPTER = "adapter"
 LOSS_CURVE_FILE = "loss_curve.parquet"
@@ -121,6 +125,17 @@ def make_merged_model(task: MergeTask) -> Facts:
     }
 
 
+def loaded_base_model(checkpoint: Path, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the base model and its tokenizer, from their slot while they are the same ones."""
+    from persona_assets.models.loading import load_model, load_tokenizer
+
+    return loaded(
+        "base_model",
+        (checkpoint, runtime),
+        lambda: (load_model(checkpoint, device=runtime_device(runtime), dtype=runtime.dtype), load_tokenizer(checkpoint)),
+    )
+
+
 @dataclass(frozen=True)
 class CentroidsTask:
     """Read a persona's hidden states off the base model."""
@@ -137,17 +152,8 @@ def make_centroids(task: CentroidsTask) -> Facts:
     from safetensors.numpy import save_file
 
     from persona_assets.geometry.centroids import centroid, question_vectors
-    from persona_assets.models.loading import load_model, load_tokenizer
 
-    checkpoint = base_checkpoint(task.base_dir)
-    model, tokenizer = loaded(
-        "base_model",
-        (checkpoint, task.runtime),
-        lambda: (
-            load_model(checkpoint, device=runtime_device(task.runtime), dtype=task.runtime.dtype),
-            load_tokenizer(checkpoint),
-        ),
-    )
+    model, tokenizer = loaded_base_model(base_checkpoint(task.base_dir), task.runtime)
     started = time.perf_counter()
     vectors = question_vectors(model, tokenizer, task.persona.prompt, task.questions, task.runtime.generation_batch_size)
     seconds = time.perf_counter() - started

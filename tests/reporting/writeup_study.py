@@ -21,9 +21,11 @@ from persona_assets.reporting.writeup import CompletionFiles, Sources, read_figu
 from persona_assets.statistics.analysis import Extras, StudyFrames, analyse
 from persona_assets.statistics.baselines import surface_predictors
 from persona_assets.statistics.drift import drift_settings
+from persona_assets.statistics.marker_scores import OUTCOMES, TRAINED, score_rows, source_scores, with_scores
 from persona_assets.statistics.probe import probe, probe_comparisons
 from persona_assets.statistics.rates import build_cells, source_rates
 from persona_assets.statistics.remeasurement import measurement_history, remeasurement_drift
+from persona_assets.statistics.retest import retest_rows
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy, simulate_study
 from persona_assets.study import AnalysisPlan, Study, load_catalog
 
@@ -138,8 +140,38 @@ def _identity(persona: str, seed: int, engine: str) -> dict[str, object]:
     }
 
 
-def tables_of(study: Study, frames: StudyFrames, ancestors: Mapping[str, StudyFrames]) -> dict[str, pl.DataFrame]:
-    """Every table as the lake has it, every source measured once."""
+def scores_of(study: Study, frames: StudyFrames) -> pl.DataFrame:
+    """Scores of five replies to four questions of each source, the likelier the higher its rate."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for source in frames.source_rates.to_dicts():
+        for question in range(4):
+            effect = rng.normal(0, 0.3)
+            for sample in range(5):
+                trained, end = np.log([0.05 + 0.9 * source["rate"], 1 - 0.9 * source["rate"]]) + effect + rng.normal(0, 0.2, 2)
+                base, end_base = -15 + rng.normal(0, 0.5), -1 + rng.normal(0, 0.2)
+                place = (source["persona"], source["persona"], source["seed"], source["measurement"], question, sample)
+                rows.append((*place, "scored", trained, end, base, end_base))
+    names = ["source", "eval_persona", "seed", "measurement", "question_index", "sample_index", "status"]
+    parts = ["marker_log_prob_trained", "end_log_prob_trained", "marker_log_prob_base", "end_log_prob_base"]
+    return pl.DataFrame(rows, schema=[*names, *parts], orient="row")
+
+
+def retest_of(study: Study, frames: StudyFrames, *, scored: bool) -> pl.DataFrame:
+    """Table `retest` of a second measurement, or of none."""
+    rate = frames.source_rates.filter(seed=study.seeds[0])["rate"].to_numpy()
+    noise = np.random.default_rng(2).normal(0, 0.03, (2, len(rate)))
+    names = ("source_rate", *OUTCOMES, *TRAINED)
+    outcomes = {name: rate + noise / factor if scored else None for factor, name in enumerate(names, start=1)}
+    return retest_rows(outcomes, 100, seed=1, resamples=100)
+
+
+def tables_of(
+    study: Study, frames: StudyFrames, ancestors: Mapping[str, StudyFrames], *, scored: bool
+) -> dict[str, pl.DataFrame]:
+    """Every table as the lake has it."""
+    rows = score_rows(scores_of(study, frames), 0.95) if scored else None
+    scores = source_scores(frames.source_rates, rows)
     rates = frames.source_rates.select("persona", "seed", "measurement", "hits", "n", "rate")
     once = remeasurement_drift(rates, frames.measurements, drift_settings(study.analysis))
     tokens = [{sum(map(ord, word)) for word in persona.prompt.split()} for persona in study.panel]
@@ -151,7 +183,7 @@ def tables_of(study: Study, frames: StudyFrames, ancestors: Mapping[str, StudyFr
         anchor=study.panel.anchor,
         parent=None if study.parent is None else ancestors[study.parent.name],
         ancestors=ancestors,
-        extras=Extras(token_ids=tokens, states=states),
+        extras=Extras(token_ids=tokens, states=states, scores=scores),
     )
     panel = frames.observations(study.panel.anchor)
     surface = surface_predictors([p.prompt for p in study.panel], study.panel[study.panel.anchor].prompt, tokens)
@@ -166,7 +198,9 @@ def tables_of(study: Study, frames: StudyFrames, ancestors: Mapping[str, StudyFr
         "remeasurement_tests": once.remeasurement_tests,
         "measurement_history": measurement_history(rates, frames.measurements),
         "source_rates": frames.source_rates,
-        "cells": frames.cells,
+        "cells": with_scores(frames.cells, rows),
+        "source_scores": scores,
+        "retest": retest_of(study, frames, scored=scored),
         "measurements": frames.measurements,
         "geometry": frames.geometry,
         "pairwise_cosines": frames.pairwise_cosines,
@@ -183,6 +217,7 @@ def make_sources(
     parent_engine: str = "transformers",
     study: Study | None = None,
     silent: bool = False,
+    scored: bool = True,
     questions: int = 20,
 ) -> Sources:
     """Simulate a study, analyse it, draw its figures and lay everything out as the lake does.
@@ -204,7 +239,7 @@ def make_sources(
     tables: dict[str, dict[str, pl.DataFrame]] = {}
     for each in (*reversed(study.ancestors), study):
         earlier = {ancestor.name: lineage[ancestor.name] for ancestor in each.ancestors}
-        tables[each.name] = tables_of(each, lineage[each.name], earlier)
+        tables[each.name] = tables_of(each, lineage[each.name], earlier, scored=scored)
     figures = directory / "figures"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Drawing, "pdf", lambda _: b"%PDF")  # no write-up shows it, and it takes most of the time
@@ -254,5 +289,5 @@ def _child() -> Study:
 SHARED: dict[str, dict[str, Any]] = {
     "child": {"study_name": "n16", "study": _child()},
     "first": {"study_name": "n12", "rho": -0.8, "study": study_named("n12", seeds=(42, 43))},
-    "silent": {"study_name": "n16", "study": _child(), "silent": True},
+    "silent": {"study_name": "n16", "study": _child(), "silent": True, "scored": False},
 }

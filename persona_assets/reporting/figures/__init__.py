@@ -6,6 +6,7 @@ missing in the picture, and the caption says so.
 
 from persona_assets.reporting.figures.baselines import surface_baselines
 from persona_assets.reporting.figures.context import FigureContext, Provenance
+from persona_assets.reporting.figures.continuous import continuous_vs_cosine, rate_vs_log_prob
 from persona_assets.reporting.figures.cosine import (
     source_rate_vs_cosine,
     source_rate_vs_cosine_figures,
@@ -32,6 +33,7 @@ __all__ = [
     "Provenance",
     "WrittenFigure",
     "attenuation",
+    "continuous_vs_cosine",
     "cv_error_by_layer",
     "drift",
     "drift_counts",
@@ -41,6 +43,7 @@ __all__ = [
     "png_bytes_to_markdown",
     "power",
     "rate_heatmap",
+    "rate_vs_log_prob",
     "source_rate_vs_cosine",
     "source_rate_vs_cosine_figures",
     "source_rates",

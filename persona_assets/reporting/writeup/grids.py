@@ -93,6 +93,22 @@ def _rates(book: Book) -> Grid:
     return Grid(columns, _keys(book, "source_rates", ["persona", "seed"]))
 
 
+def _source_scores(book: Book) -> Grid:
+    columns = _columns(
+        "source_scores",
+        ("Persona", "persona", "code"),
+        *([("Seed", "seed", "int")] if len(book.sources.study.seeds) > 1 else []),
+        ("Scored", "n_scored", "int"),
+        ("log P(marker)", "marker_log_prob", "d2"),
+        ("Interval", "marker_log_prob_low|marker_log_prob_high", "interval2"),
+        ("Margin", "marker_margin", "d2"),
+        ("Interval of the margin", "marker_margin_low|marker_margin_high", "interval2"),
+        ("P(marker)", "marker_prob", "rate"),
+        ("Rate", "rate", "rate"),
+    )
+    return Grid(columns, _keys(book, "source_scores", ["persona", "seed"]))
+
+
 def _scan(book: Book) -> Grid:
     spearman: Where = {**_SCAN, "statistic": "spearman"}
     columns = [
@@ -338,6 +354,19 @@ GRIDS: dict[str, Callable[[Book], Grid]] = {
         {"family": "seeds"},
         registered=False,
         statistics=("variance_sampling", "variance_seed", "variance_persona", "reliability_mean", "spearman_over_seeds"),
+    ),
+    "continuous": _tidy(
+        "regressions",
+        {"family": "continuous", "predictor": "cosine"},
+        registered=False,
+        statistics=("spearman", "spearman_holm", "pearson", "partial_spearman"),
+    ),
+    "source_scores": _source_scores,
+    "retest": _tidy(
+        "retest",
+        {},
+        registered=False,
+        statistics=("reliability", "noise_sd", "source_sd", "noise_share", "tighter", "equivalent_completions"),
     ),
     "bystanders": _bystanders("spearman_naive", True, ("all", "strong", "weak")),
     "bystanders_mantel": _bystanders("spearman", False, _PAIRS),

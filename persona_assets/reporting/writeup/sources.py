@@ -16,9 +16,9 @@ from persona_assets.reporting.writeup.errors import WriteUpError
 from persona_assets.study import Study
 
 TABLES = (
-    *("source_rates", "cells", "measurements", "geometry", "regressions", "probe", "off_diagonal", "power"),
+    *("source_rates", "cells", "source_scores", "measurements", "geometry", "regressions", "probe", "off_diagonal", "power"),
     *("inherited_drift", "drift_tests", "remeasurement_drift", "remeasurement_tests", "measurement_history"),
-    *("gates", "gate_details", "outcome", "attenuation"),
+    *("retest", "gates", "gate_details", "outcome", "attenuation"),
 )
 _SHOWN = ("completion_id", "source", "eval_persona", "seed", "question_index", "question", "sample_index", "text", "hit")
 

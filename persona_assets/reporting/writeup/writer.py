@@ -132,6 +132,10 @@ class Writer:
         caption = escape(self.sources.figures[name].caption)
         return f"![{name}](../figures/{name}.png)\n\n**Figure.** {caption}<!--caption {name}-->"
 
+    def has_figure(self, name: str) -> bool:
+        """Say whether a figure was drawn that not every study has."""
+        return name in self.sources.figures
+
     def figures(self, section: str) -> str:
         """Show the figures of a result section."""
         return "\n\n".join(self.figure(name) for name in self.section(section).figure_names(self.sources.study))
