@@ -25,6 +25,9 @@ _RESERVED = 2 * GIB
 """For the driver, the libraries and what the allocator cannot use."""
 _TEXT_BYTES = 3.0
 """Of Parquet for each token of a completion, with its share of the other columns."""
+_REPLIES_AT_A_TIME = 64  # of `scoring.scorer`, which imports numpy; a test compares the two
+_SCORE_BYTES = 120
+"""Of Parquet for each scored completion."""
 
 
 class CapacityError(PersonaAssetsError):
@@ -120,6 +123,11 @@ def asset_needs(asset: str, profile: Profile, keys: int, eval_personas: int = 1,
         ),
         "base_cells": Needs(int(keys * cell * answer * _TEXT_BYTES), 0, sampling),
         "eval_cells": Needs(int(keys * eval_personas * cell * answer * _TEXT_BYTES), 0, sampling),
+        "marker_scores": Needs(
+            keys * eval_personas * cell * _SCORE_BYTES,
+            0,
+            int(weights + _REPLIES_AT_A_TIME * (prompt_tokens + answer) * shape.hidden_size * 40 + _RESERVED),
+        ),
     }
     return found.get(asset, Needs())
 

@@ -130,3 +130,10 @@ def test_a_sliding_window_is_refused(replies: list[ScoredReply]) -> None:
     sliding = build_model(seed=1, use_sliding_window=True, sliding_window=8, max_window_layers=1)
     with pytest.raises(ScoringError, match="sliding_attention"):
         log_probabilities([plain(sliding)], replies[:1], 1)
+
+
+def test_the_memory_asked_for_is_that_of_as_many_replies() -> None:
+    from persona_assets.capacity import needs
+    from persona_assets.scoring.scorer import REPLIES_AT_A_TIME
+
+    assert needs._REPLIES_AT_A_TIME == REPLIES_AT_A_TIME
