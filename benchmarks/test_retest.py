@@ -5,7 +5,7 @@
 Runs the study in a deployment of its own (or goes on with the one in DIR), measures every cell again with other draws,
 scores both measurements, and prints the table `retest`: the rate beside P(marker), log P(marker) and the margin to the end of
 the turn of the same replies. Below it what one measurement says of its own error, clustered by question. The last line is
-the ratio of the noise shares of the rate and of the trained model's log P(marker): how many times tighter that is.
+the ratio of the noise shares of the rate and of P(marker), which are in the same units: how many times tighter that is.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def run(study: str, directory: Path) -> None:
     show(pl.read_parquet(lake / products.retest(planned).path / "retest.parquet"))
     own_errors(pl.read_parquet(lake / products.source_rates(planned).path / "source_scores.parquet"))
     tighter = pl.read_parquet(lake / products.retest(planned).path / "retest.parquet").filter(
-        outcome="marker_log_prob_trained", statistic="tighter"
+        outcome="marker_prob", statistic="tighter"
     )
     print(f"ratio: {tighter['estimate'].item():.2f}")
 
