@@ -240,6 +240,9 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(html: str, sources: So
     assert list(external_references(html)) == []
     assert "default-src 'none'" in html
     figures = sum(len(section.figure_names(sources.study)) for section in SECTIONS)
+    scored = [name for name in sources.figures if name.startswith(("continuous_vs_cosine_layer", "rate_vs_log_prob"))]
+    assert len(scored) == len(sources.study.analysis.primary_layers) + 1
+    figures += len(scored)
     assert reader.count("img") == figures == html.count("data:image/png;base64,")
     assert reader.count("rect", "class", "cell") == len(sources.study.panel) ** 2
     assert reader.count("figure", "class", "sample") == 2 * len(RESULTS) + 6
