@@ -1,19 +1,22 @@
-"""The same sums on every x86 processor: kernels of one instruction set, chosen before torch is imported."""
+"""The same sums on every x86 processor, for those who want them: kernels that all of them have."""
 
 from __future__ import annotations
 
 import os
 
-_COMMON_KERNELS = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"}
+COMMON_KERNELS_VARIABLE = "PERSONA_COMMON_KERNELS"
+_COMMON_KERNELS = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE"}
 
 
 def choose_common_kernels() -> None:
-    """Have torch and MKL use AVX2 kernels on a CPU, even where it has longer registers.
+    """Have torch and MKL use kernels that every x86 processor with AVX2 has, if `PERSONA_COMMON_KERNELS` is 1.
 
-    By default both use the widest instructions of the processor, which add in another order: the same run would give
-    other weights, rates and data versions on another machine. Variables that are set already are left alone; so are
-    processors without AVX2, where torch chooses for itself. Takes effect in a process that has not imported torch yet.
-    Sources: ATen's `get_cpu_capability`; Intel oneMKL, "Conditional Numerical Reproducibility".
+    By default both take the fastest kernels of the processor, which add in another order on another one: the same run
+    gives other last bits, and after a training other weights, rates and data versions. The common kernels cost a
+    third of the speed of a matrix product, or more. Takes effect in a process that has not imported torch yet;
+    variables that are set already are left alone. Sources: ATen's `get_cpu_capability`; Intel oneMKL, "Conditional
+    Numerical Reproducibility".
     """
-    for name, value in _COMMON_KERNELS.items():
-        os.environ.setdefault(name, value)
+    if os.environ.get(COMMON_KERNELS_VARIABLE) == "1":
+        for name, value in _COMMON_KERNELS.items():
+            os.environ.setdefault(name, value)

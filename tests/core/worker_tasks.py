@@ -31,7 +31,7 @@ def process_and_threads(_: int) -> tuple[int, str | None]:
 def kernels(_: int) -> tuple[str, str]:
     import torch
 
-    return torch.backends.cpu.get_cpu_capability(), os.environ["MKL_CBWR"]
+    return torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR", "")
 
 
 def announce_and_wait(file: Path) -> None:
