@@ -122,7 +122,7 @@ def test_commands_that_need_more_than_a_test_has_exist() -> None:
         for line in body.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             words = [word for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)]
-            if not words:
+            if not words or words[0] == "export":
                 continue
             program, *arguments = words
             if Path(program).name == "persona-assets":
@@ -134,6 +134,8 @@ def test_commands_that_need_more_than_a_test_has_exist() -> None:
                 subprocess.run(["make", "-n", "-C", str(REPOSITORY), *arguments], check=True, capture_output=True)
             else:
                 assert shutil.which(program) or program in FOREIGN, f"{place}: {line}"
+                scripts = [argument for argument in arguments if argument.endswith(".py")]
+                assert all((REPOSITORY / script).is_file() for script in scripts), f"{place}: {line}"
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
