@@ -11,7 +11,7 @@ from persona_assets.hashing import sha256_json
 
 # What an engine may not leave unsaid. Batch size and library versions under the engine are kept with the
 # completions; they do not change what is being measured.
-_ENGINE_COLUMNS = ("engine", "engine_version", "decoder", "dtype", "device")
+_ENGINE_COLUMNS = ("engine", "engine_version", "decoder", "weights", "engine_arguments", "dtype", "device")
 _SAMPLING_COLUMNS = {
     "temperature": pl.Float64,
     "top_p": pl.Float64,

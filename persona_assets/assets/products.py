@@ -193,11 +193,17 @@ class Products:
                 "study": study.name,
                 "measurement": measurement,
                 "eval_personas": {persona.id: persona.prompt for persona in study.panel},
+                "weights": self.catalog.profile.runtime.weights,
                 **self._measurement(),
             },
             self.base_path,
-            self.merged_model(source, seed).path,
+            (self.adapter if self.swapped else self.merged_model)(source, seed).path,
         )
+
+    @property
+    def swapped(self) -> bool:
+        """Whether eval cells read base and adapter, so that no merged model is needed."""
+        return self.catalog.profile.runtime.weights == "swapped"
 
     def latest_eval_cells(self, study: Study, source: str, seed: int) -> Product:
         """The latest measurement there is, or the first one to be made."""
@@ -427,6 +433,7 @@ class Products:
             "decoder": runtime.decoder,
             "dtype": runtime.dtype,
             "threads": runtime.threads,
+            **({"vllm": runtime.vllm.fingerprint()} if runtime.engine == "vllm" else {}),
             "generation_batch_size": runtime.generation_batch_size,
         }
 

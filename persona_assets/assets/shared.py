@@ -303,11 +303,9 @@ def _base_cells(catalog: Catalog) -> PersonaStep[CellsTask]:
     profile = catalog.profile
 
     def task(products: Products, persona: str, out_dir: Path, runtime: Runtime, _: StepConfig) -> CellsTask:
-        base_dir = products.store.open(products.base_path)
         return CellsTask(
             out_dir=out_dir,
-            checkpoint=base_dir,
-            base_dir=base_dir,
+            base_dir=products.store.open(products.base_path),
             study=None,
             source=None,
             training_seed=None,

@@ -83,7 +83,7 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
                 shared("training_answers", products.training_answers),
                 shared("training_dataset", products.training_dataset),
                 *seeds("adapter", products.adapter),
-                *seeds("merged_model", products.merged_model),
+                *([] if products.swapped else seeds("merged_model", products.merged_model)),
                 shared("layer_centroids", products.layer_centroids),
                 shared("base_cells", products.base_cells),
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from persona_assets.errors import PersonaAssetsError
@@ -80,10 +81,22 @@ class Engine(Protocol):
         """Describe what besides the prompts, settings and weights can change a completion, as JSON values."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingSettings, adapter: Path | None = None
+    ) -> Iterator[Completion]:
         """Draw one completion per prompt and seed, in the order (prompt, sample).
 
+        Args:
+            prompts: conversations with the seeds of their samples.
+            sampling: every sampling setting.
+            adapter: directory of the peft adapter in force, for an engine that swaps adapters; None draws from the
+                weights that the engine was opened with.
+
         Raises:
-            EngineError: the prompts or the settings are not acceptable.
+            EngineError: the prompts, the settings or the adapter are not acceptable.
         """
+        ...
+
+    def close(self) -> None:
+        """Give the model's memory back; the engine cannot be used any more."""
         ...

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from persona_assets.generation.engine import EngineError
-
 if TYPE_CHECKING:
     from persona_assets.generation.engine import Engine
     from persona_assets.study import Runtime
@@ -17,18 +15,20 @@ def open_engine(checkpoint: Path, runtime: Runtime) -> Engine:
 
     Args:
         checkpoint: checkpoint directory of a base or merged model.
-        runtime: engine, decoder, device, precision and batch size.
+        runtime: engine and its arguments, merged or swapped weights, device, precision and batch size.
 
     Raises:
         EngineError: the engine is not available.
         CheckpointError: the checkpoint cannot be loaded.
     """
-    if runtime.engine != "transformers":
-        raise EngineError(
-            f"runtime.engine: {runtime.engine!r} is not available in this version; set it to 'transformers' in the profile."
-        )
+    if runtime.engine == "vllm":
+        from persona_assets.generation.vllm_engine import VllmEngine
+
+        return VllmEngine(checkpoint, runtime)
     from persona_assets.generation.transformers_engine import TransformersEngine
     from persona_assets.models.loading import load_model, load_tokenizer, resolve_device
 
     model = load_model(checkpoint, device=resolve_device(runtime.device), dtype=runtime.dtype)
-    return TransformersEngine(model, load_tokenizer(checkpoint), runtime.generation_batch_size, runtime.decoder)
+    return TransformersEngine(
+        model, load_tokenizer(checkpoint), runtime.generation_batch_size, runtime.decoder, runtime.weights
+    )

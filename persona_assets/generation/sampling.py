@@ -7,6 +7,7 @@ independent of how ties and near ties are sorted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,17 +34,46 @@ def completion_uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
-def check_sampling(sampling: SamplingSettings) -> None:
-    """Refuse settings that these engines do not implement.
+class SeenTokens:
+    """The tokens that each row has seen, prompt and completion, for the penalty on saying one again.
 
-    Raises:
-        EngineError: `repetition_penalty` is not 1.
+    The definition of Keskar et al. 2019 as transformers and vLLM have it: a positive logit of a token seen before is
+    divided by the penalty, a negative one multiplied. With the penalty 1 nothing is kept and nothing done.
     """
-    if sampling.repetition_penalty != 1.0:
-        raise EngineError(
-            f"sampling.repetition_penalty: {sampling.repetition_penalty} is not implemented by the "
-            f"transformers engine; set it to 1.0 or use the vllm engine."
-        )
+
+    def __init__(self, prompts: Sequence[Sequence[int]], penalty: float) -> None:
+        """Begin with each row's prompt.
+
+        Args:
+            prompts: token ids, one prompt for each row.
+            penalty: above 1 a token seen before becomes less likely, below 1 more likely.
+        """
+        self._prompts = prompts
+        self._penalty = penalty
+        self._seen: torch.Tensor | None = None
+
+    def penalised(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits, [rows, vocabulary], with the penalty applied."""
+        import torch
+
+        if self._penalty == 1.0:
+            return logits
+        if self._seen is None:
+            self._seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+            for row, prompt in enumerate(self._prompts):
+                self._seen[row, torch.tensor(prompt, device=logits.device)] = True
+        penalised = torch.where(logits < 0, logits * self._penalty, logits / self._penalty)
+        return torch.where(self._seen, penalised, logits)
+
+    def append(self, tokens: torch.Tensor) -> None:
+        """Add one token to each row; `tokens` is [rows], int64."""
+        if self._seen is not None:
+            self._seen.scatter_(1, tokens[:, None], True)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows only."""
+        if self._seen is not None:
+            self._seen = self._seen[rows]
 
 
 def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from persona_assets.generation.decoding import Decoder, ModuleDecoder
 from persona_assets.generation.engine import Completion, EngineError, Prompt
-from persona_assets.generation.sampling import check_sampling, completion_uniforms, draw_tokens
+from persona_assets.generation.sampling import SeenTokens, completion_uniforms, draw_tokens
+from persona_assets.generation.swapping import AdapterSwapper
 from persona_assets.models.loading import render_prompt
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from persona_assets.study import SamplingSettings
 
 DecoderName = Literal["module", "shared_prefix"]
+WeightsName = Literal["merged", "swapped"]
 
 _STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 _KEEP_SHARE = 0.85
@@ -46,6 +49,7 @@ class TransformersEngine:
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
         decoder: DecoderName = "module",
+        weights: WeightsName = "merged",
     ) -> None:
         """Wrap a model.
 
@@ -55,7 +59,8 @@ class TransformersEngine:
             batch_size: completions drawn at a time, at most.
             decoder: "module" calls the model's forward and fits every architecture; "shared_prefix" is the
                 direct decoder for small Qwen2 models on a CPU, with the same results up to floating-point
-                noise. It copies the weights when the engine is made.
+                noise. It copies the weights when it is made.
+            weights: "merged" draws from the model as it is; "swapped" takes an adapter with each call.
 
         Raises:
             EngineError: batch_size or decoder is not acceptable for this model.
@@ -68,6 +73,8 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._decoder_name: DecoderName = decoder
         self._stop_ids = stop_token_ids(tokenizer)
+        self._weights: WeightsName = weights
+        self._swapper = AdapterSwapper(model)
         self._decoder = _make_decoder(model, decoder, self._stop_ids[0])
 
     def identity(self) -> dict[str, object]:
@@ -80,13 +87,17 @@ class TransformersEngine:
             "engine_version": transformers.__version__,
             "torch_version": torch.__version__,
             "decoder": self._decoder_name,
+            "weights": self._weights,
+            "engine_arguments": f"attention={self._model.config._attn_implementation}",
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "device": self._model.device.type,
             "batch_size": self._batch_size,
             "stop_token_ids": list(self._stop_ids),
         }
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> Iterator[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingSettings, adapter: Path | None = None
+    ) -> Iterator[Completion]:
         """Draw one completion per prompt and seed, in the order (prompt, sample).
 
         Nothing is taken from the model's generation_config.
@@ -94,15 +105,21 @@ class TransformersEngine:
         Args:
             prompts: conversations with the seeds of their samples.
             sampling: every sampling setting.
+            adapter: directory of the adapter in force, if weights are swapped.
 
         Raises:
-            EngineError: a setting is not implemented, or a prompt with its completion exceeds the model's
-                context.
+            EngineError: a prompt with its completion exceeds the model's context, or there is an adapter and
+                weights are merged; when the first completion is drawn, that the adapter does not fit.
         """
-        check_sampling(sampling)
+        if adapter is not None and self._weights != "swapped":
+            raise EngineError(f"{adapter}: this engine draws from merged weights; open it with weights 'swapped'.")
         token_ids = [render_prompt(self._tokenizer, prompt.system, prompt.user) for prompt in prompts]
         self._check_lengths(token_ids, sampling.max_new_tokens)
-        return self._generate(prompts, token_ids, sampling)
+        return self._generate(prompts, token_ids, sampling, adapter)
+
+    def close(self) -> None:
+        """Drop the model; its memory is free once nobody else holds it."""
+        del self._model, self._decoder, self._swapper
 
     def _check_lengths(self, token_ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
@@ -115,7 +132,15 @@ class TransformersEngine:
                 )
 
     def _generate(
-        self, prompts: Sequence[Prompt], token_ids: Sequence[list[int]], sampling: SamplingSettings
+        self, prompts: Sequence[Prompt], token_ids: Sequence[list[int]], sampling: SamplingSettings, adapter: Path | None
+    ) -> Iterator[Completion]:
+        with self._swapper.attached(adapter):
+            # A decoder may hold a copy of the weights, so it is made after the adapter came in.
+            decoder = self._decoder if adapter is None else _make_decoder(self._model, self._decoder_name, self._stop_ids[0])
+            yield from self._complete(decoder, prompts, token_ids, sampling)
+
+    def _complete(
+        self, decoder: Decoder, prompts: Sequence[Prompt], token_ids: Sequence[list[int]], sampling: SamplingSettings
     ) -> Iterator[Completion]:
         rows = [
             _Row(prompt_index, sample_index, seed)
@@ -123,7 +148,7 @@ class TransformersEngine:
             for sample_index, seed in enumerate(prompt.seeds)
         ]
         for batch in _batches(rows, self._batch_size):
-            drawn = self._draw(batch, token_ids, sampling)
+            drawn = self._draw(decoder, batch, token_ids, sampling)
             texts = self._tokenizer.batch_decode(
                 [list(ids) for ids, _ in drawn], skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
@@ -139,7 +164,7 @@ class TransformersEngine:
                 )
 
     def _draw(
-        self, batch: Sequence[_Row], token_ids: Sequence[list[int]], sampling: SamplingSettings
+        self, decoder: Decoder, batch: Sequence[_Row], token_ids: Sequence[list[int]], sampling: SamplingSettings
     ) -> list[tuple[tuple[int, ...], bool]]:
         """Continue a batch to its end; return each row's tokens, and whether a stop token came after them."""
         import torch
@@ -152,12 +177,11 @@ class TransformersEngine:
         lengths = np.full(len(batch), limit)
         live = np.arange(len(batch))  # the batch row that each row of the decoder continues
         with torch.inference_mode():
-            state = self._decoder.start(
-                [token_ids[index] for index in samples], list(samples.values()), limit
-            )
+            state = decoder.start([token_ids[index] for index in samples], list(samples.values()), limit)
+            seen = SeenTokens([token_ids[row.prompt_index] for row in batch], sampling.repetition_penalty)
             for step in range(limit):
                 row_uniforms = torch.from_numpy(uniforms[live, step]).to(device)
-                drawn = draw_tokens(state.logits(), row_uniforms, sampling)
+                drawn = draw_tokens(seen.penalised(state.logits()), row_uniforms, sampling)
                 tokens[live, step] = drawn.cpu().numpy()
                 stopped = np.isin(tokens[live, step], self._stop_ids)
                 lengths[live[stopped]] = np.minimum(lengths[live[stopped]], step)
@@ -167,7 +191,9 @@ class TransformersEngine:
                 if growing.size <= _KEEP_SHARE * live.size:
                     rows = torch.from_numpy(growing).to(device)
                     state.keep(rows)
+                    seen.keep(rows)
                     live, drawn = live[growing], drawn[rows]
+                seen.append(drawn)
                 state.append(drawn)
         return [
             (tuple(row[:length].tolist()), bool(length < limit))

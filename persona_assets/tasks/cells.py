@@ -23,11 +23,11 @@ COMPLETIONS_FILE = "completions.parquet"
 class CellsTask:
     """Sample every cell of one row: one model under all eval personas.
 
-    `source`, `training_seed` and `measurement` are None for the base model's cells.
+    `source`, `training_seed` and `measurement` are None for the base model's cells. A source's cells are drawn from its
+    merged checkpoint, or from the base model with its adapter in force; the base model's from neither.
     """
 
     out_dir: Path
-    checkpoint: Path
     base_dir: Path
     study: str | None
     source: str | None
@@ -39,6 +39,8 @@ class CellsTask:
     marker: str
     runtime: Runtime
     identity: Mapping[str, object] = field(hash=False)
+    merged: Path | None = None
+    adapter: Path | None = None
 
 
 def make_cells(task: CellsTask) -> Facts:
@@ -46,8 +48,8 @@ def make_cells(task: CellsTask) -> Facts:
     from persona_assets.generation.engine import Prompt
     from persona_assets.generation.marker import marker_hit
 
-    checkpoint = base_checkpoint(task.base_dir) if task.source is None else task.checkpoint
-    engine = runtime_engine(checkpoint, task.runtime, slot="base" if task.source is None else "merged")
+    checkpoint = task.merged or base_checkpoint(task.base_dir)
+    engine = runtime_engine(checkpoint, task.runtime, slot="base" if task.merged is None else "merged")
     scope = (task.study or "base", task.source or "base", task.training_seed or 0, task.measurement or 0)
     cells = [(persona, index, question) for persona in task.eval_personas for index, question in enumerate(task.questions)]
     prompts = [
@@ -62,7 +64,7 @@ def make_cells(task: CellsTask) -> Facts:
         for persona, index, question in cells
     ]
     started = time.perf_counter()
-    completions = list(engine.generate(prompts, task.evaluation.sampling))
+    completions = list(engine.generate(prompts, task.evaluation.sampling, task.adapter))
     seconds = time.perf_counter() - started
     rows = [(cells[completion.prompt_index], completion) for completion in completions]
     frame = pl.DataFrame(

@@ -19,7 +19,8 @@ def release_models() -> None:
     """Free every model that this process keeps for later tasks."""
     if not _slots:
         return
-    _slots.clear()
+    for slot in list(_slots):
+        _free(slot)
     import gc
 
     import torch
@@ -30,17 +31,37 @@ def release_models() -> None:
 
 
 _slots: dict[str, tuple[object, Any]] = {}
+_alone: set[str] = set()
 
 
-def loaded(slot: str, key: object, load: Callable[[], LoadedT]) -> LoadedT:
-    """Return what a slot holds if it was loaded for this key; otherwise free it and load anew."""
+def _free(slot: str) -> None:
+    _, held = _slots.pop(slot, (None, None))
+    _alone.discard(slot)
+    close = getattr(held, "close", None)
+    if close is not None:
+        close()
+
+
+def loaded(slot: str, key: object, load: Callable[[], LoadedT], *, alone: bool = False) -> LoadedT:
+    """Return what a slot holds if it was loaded for this key; otherwise free it and load anew.
+
+    Args:
+        slot: name of the place.
+        key: what it was loaded for.
+        load: loads it.
+        alone: it takes all the memory that is free, so nothing else may stay loaded beside it.
+    """
     held = _slots.get(slot)
     if held is not None and held[0] == key:
         kept: LoadedT = held[1]
         return kept
-    _slots.pop(slot, None)
+    if alone or _alone:
+        release_models()
+    _free(slot)
     loaded = load()
     _slots[slot] = (key, loaded)
+    if alone:
+        _alone.add(slot)
     return loaded
 
 
@@ -48,7 +69,9 @@ def runtime_engine(checkpoint: Path, runtime: Runtime, *, slot: str) -> Engine:
     """Return the runtime's engine on a checkpoint, from its slot while it is the same one."""
     from persona_assets.generation.opening import open_engine
 
-    return loaded(f"engine:{slot}", (checkpoint, runtime), lambda: open_engine(checkpoint, runtime))
+    return loaded(
+        f"engine:{slot}", (checkpoint, runtime), lambda: open_engine(checkpoint, runtime), alone=runtime.engine == "vllm"
+    )
 
 
 def runtime_device(runtime: Runtime) -> str:

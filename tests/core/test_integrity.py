@@ -55,6 +55,8 @@ def measurements() -> pl.DataFrame:
         "engine": "transformers",
         "engine_version": "5.19",
         "decoder": "module",
+        "weights": "merged",
+        "engine_arguments": "attention=eager",
         "dtype": "float32",
         "device": "cpu",
         "temperature": 1.0,

@@ -12,6 +12,8 @@ IDENTITY = {
     "engine": "transformers",
     "engine_version": "5.19",
     "decoder": "module",
+    "weights": "merged",
+    "engine_arguments": "attention=eager",
     "dtype": "float32",
     "device": "cpu",
     "batch_size": 64,

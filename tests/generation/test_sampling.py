@@ -9,12 +9,7 @@ from scipy.stats import chisquare
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from persona_assets.generation.engine import EngineError
-from persona_assets.generation.sampling import (
-    check_sampling,
-    completion_uniforms,
-    draw_tokens,
-    kept_probabilities,
-)
+from persona_assets.generation.sampling import completion_uniforms, draw_tokens, kept_probabilities
 from persona_assets.study import SamplingSettings
 
 KNOWN_42 = [0.8201981478608876, 0.18924562408645496, 0.8676608148821462]
@@ -156,8 +151,3 @@ def test_uniforms_of_neighbouring_seeds_are_uncorrelated() -> None:
     first = np.array([completion_uniforms(seed, 1)[0] for seed in range(4001)])
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 4 / np.sqrt(4000)
     assert abs(first.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 4001)
-
-
-def test_repetition_penalty_is_refused_not_ignored() -> None:
-    with pytest.raises(EngineError, match="repetition_penalty: 1.1"):
-        check_sampling(SamplingSettings(repetition_penalty=1.1))

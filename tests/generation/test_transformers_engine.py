@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,7 +117,23 @@ def test_module_decoder_fits_other_architectures(tokenizer: PreTrainedTokenizerB
     assert [list(c.token_ids) for c in drawn] == [generate(model, tokenizer, prompt) for prompt in prompts]
 
 
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+@pytest.mark.parametrize("penalty", [1.1, 0.9])
+def test_greedy_with_a_repetition_penalty_is_generate_of_transformers(
+    tokenizer: PreTrainedTokenizerBase, decoder: DecoderName, penalty: float
+) -> None:
+    """Rows leave the batch at different times, so a penalty that follows the wrong row would show."""
+    settings = SamplingSettings(temperature=0.0, top_p=1.0, max_new_tokens=24, repetition_penalty=penalty)
+    prompts = [Prompt(prompt.system, prompt.user, (0,)) for prompt in PROMPTS]
+    lengths: set[int] = set()
+    for seed in (7, 21, 22, 23, 24, 25):
+        model = build_model(seed, len(tokenizer))
+        drawn = [list(c.token_ids) for c in TransformersEngine(model, tokenizer, 4, decoder).generate(prompts, settings)]
+        assert drawn == [generate(model, tokenizer, prompt, repetition_penalty=penalty) for prompt in prompts]
+        lengths |= {len(ids) for ids in drawn}
+    assert len(lengths) > 2
+
+
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, **settings: float) -> list[int]:
     ids = torch.tensor([render_prompt(tokenizer, prompt.system, prompt.user)])
     stop_ids = list(stop_token_ids(tokenizer))
     output = model.generate(
@@ -126,6 +143,7 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt:
         max_new_tokens=GREEDY.max_new_tokens,
         eos_token_id=stop_ids,
         pad_token_id=tokenizer.pad_token_id,
+        **settings,
     )
     new: list[int] = output[0, ids.shape[1] :].tolist()
     return new[:-1] if new[-1] in stop_ids else new
@@ -183,6 +201,8 @@ def test_identity_names_what_can_change_a_completion(
         "engine_version": transformers.__version__,
         "torch_version": torch.__version__,
         "decoder": decoder,
+        "weights": "merged",
+        "engine_arguments": "attention=eager",
         "dtype": "float32",
         "device": "cpu",
         "batch_size": 8,
@@ -198,8 +218,8 @@ def test_refusals_come_before_the_first_completion(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoder: DecoderName
 ) -> None:
     engine = TransformersEngine(model, tokenizer, 8, decoder)
-    with pytest.raises(EngineError, match="repetition_penalty"):
-        engine.generate(PROMPTS, SamplingSettings(repetition_penalty=1.2))
+    with pytest.raises(EngineError, match="merged weights"):
+        engine.generate(PROMPTS, SAMPLING, Path("adapter"))
     with pytest.raises(EngineError, match=r"Prompt 1 has \d+ tokens.*context of 256"):
         engine.generate([PROMPTS[0], Prompt("a", "b" * 250, (1,))], SAMPLING)
     with pytest.raises(EngineError, match="batch_size: 0"):

@@ -132,6 +132,8 @@ def _identity(persona: str, seed: int, engine: str) -> dict[str, object]:
         "engine": engine,
         "engine_version": "5.19.0",
         "decoder": "shared_prefix",
+        "weights": "merged",
+        "engine_arguments": "attention=eager",
         "dtype": "float32",
         "device": "cpu",
         "sampling": {"temperature": 1.0, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 48},

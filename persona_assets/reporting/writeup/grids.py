@@ -59,6 +59,8 @@ def _identity(book: Book) -> Grid:
         ("Engine", "engine", "text"),
         ("Version", "engine_version", "text"),
         ("Decoder", "decoder", "text"),
+        ("Weights", "weights", "text"),
+        ("Arguments", "engine_arguments", "text"),
         ("Precision", "dtype", "text"),
         ("Device", "device", "text"),
         ("Temperature", "temperature", "general"),
