@@ -37,3 +37,8 @@ def kernels(_: int) -> tuple[str, str]:
 def announce_and_wait(file: Path) -> None:
     file.write_text(str(os.getpid()), encoding="utf-8")
     time.sleep(120)
+
+
+def visible_devices(_: object) -> dict[str, str | None]:
+    """Return the choice of GPUs as a task sees it."""
+    return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
