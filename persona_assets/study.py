@@ -101,6 +101,13 @@ class Runtime(_Model):
     ] = False
     generation_batch_size: PositiveInt = 64
     vllm: VllmSettings = VllmSettings()
+    merged_weights: Annotated[
+        Literal["kept", "until_evaluated", "never"],
+        Field(description="merged models stay on disk, or until a study's cells of them are measured, or are never written"),
+    ] = "kept"
+    merged_weights_gib: Annotated[
+        float | None, Field(gt=0, description="most disk that merged models take at once; further ones are not written")
+    ] = None
 
 
 class NanoBase(_Model):

@@ -8,16 +8,17 @@ from pathlib import Path
 from dagster import AssetDep, AssetsDefinition, MetadataValue, StaticPartitionsDefinition
 from pydantic import Field
 
-from persona_assets.assets.metadata import numbers
+from persona_assets.assets.metadata import notes, numbers
 from persona_assets.assets.partitions import group_name, same_persona, shared_key, study_key
 from persona_assets.assets.products import Products, seeded
 from persona_assets.assets.shared import SAMPLING_NUMBERS, adapter_digest, completions_check, measurement_identity
 from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
 from persona_assets.assets.tracked import tracked_evaluation
-from persona_assets.store import Manifest, Product
+from persona_assets.store import Manifest, Product, Store
 from persona_assets.study import Catalog, Runtime, Study
 from persona_assets.tasks.base_model import CHECKPOINT
 from persona_assets.tasks.cells import CellsTask, make_cells
+from persona_assets.tasks.loaded import OUT_OF_MEMORY
 from persona_assets.tasks.models import ADAPTER
 
 
@@ -40,11 +41,11 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
 
     def task(products: Products, source: str, out_dir: Path, runtime: Runtime, config: StepConfig) -> CellsTask:
         store = products.store
-        adapter = products.adapter(source, seed).path
+        adapter, merged = products.adapter(source, seed).path, products.merged_model(source, seed).path
         weights = (
-            {"adapter": store.open(adapter) / ADAPTER}
-            if swapped
-            else {"merged": store.open(products.merged_model(source, seed).path) / CHECKPOINT}
+            {"merged": store.open(merged) / CHECKPOINT}
+            if not swapped and has_weights(store, merged)
+            else {"adapter": store.open(adapter) / ADAPTER}
         )
         return CellsTask(
             out_dir=out_dir,
@@ -69,8 +70,13 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
     def describe(manifest: Manifest, _: Path) -> Mapping[str, MetadataValue]:
         return {
             **numbers(manifest.facts, ("source_rate", "bystander_rate", "hits", *SAMPLING_NUMBERS)),
+            **notes(manifest.facts, (OUT_OF_MEMORY,)),
             "measurement": MetadataValue.int(measurement_number(manifest)),
         }
+
+    def recorded(products: Products, source: str, runtime: Runtime) -> None:
+        if runtime.merged_weights == "until_evaluated" and not swapped:
+            evict_weights(products.store, products.merged_model(source, seed).path, f"the cells of {study.name} are measured")
 
     return build_step(
         PersonaStep(
@@ -101,11 +107,35 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
             check=lambda _: completions_check(catalog, panel.ids),
             replace=False,
             config=EvalCellsConfig,
+            recorded=recorded,
             owners=study.owners,
         ),
         catalog,
         partitions,
     )
+
+
+def has_weights(store: Store, merged_model: str) -> bool:
+    """Say whether a merged model's weights are on disk; they may never have been written, or be evicted.
+
+    Raises:
+        LakeError: the merged model is missing or damaged.
+    """
+    store.verified(merged_model)
+    return bool(_weights(store, merged_model)) and not store.evicted(merged_model)
+
+
+def evict_weights(store: Store, merged_model: str, why: str) -> None:
+    """Remove a merged model's weights, if they are on disk."""
+    gone = store.evicted(merged_model)
+    there = [name for name in _weights(store, merged_model) if name not in gone]
+    if there:
+        store.evict(merged_model, there, why)
+
+
+def _weights(store: Store, merged_model: str) -> list[str]:
+    manifest = store.manifest(merged_model)
+    return [] if manifest is None else [name for name in manifest.files if name.endswith(".safetensors")]
 
 
 def measurement_number(product: Product | Manifest) -> int:

@@ -62,6 +62,8 @@ def materialize_keys(
     replace: bool = True,
     stage: str | None = None,
     made: Callable[[str, Manifest, Path], object] | None = None,
+    whole: bool = False,
+    recorded: Callable[[str], None] | None = None,
 ) -> Iterator[Output[None]]:
     """Bring the products of a run's keys up to date and record each as it finishes.
 
@@ -76,6 +78,8 @@ def materialize_keys(
         replace: False for products that are never overwritten.
         stage: name in the progress lines; the asset's last key part by default.
         made: told of each product that was made, and not of those that were skipped, once it is recorded.
+        whole: make products again whose files were evicted.
+        recorded: called with each key that is recorded.
 
     Yields:
         The step's output, once every key is recorded.
@@ -87,16 +91,18 @@ def materialize_keys(
     progress = Progress(stage, len(products), say=context.log.info)
     progress.start()
     store.sweep()
+    done = recorded or (lambda key: None)
     failed: dict[str, str] = {}
     todo: dict[str, Product] = {}
     for key, product in products.items():
         blocked = missing_input_message(store, product)
-        manifest = None if blocked else store.current(product)
+        manifest = None if blocked else store.current(product, whole=whole)
         if blocked:
             failed[key] = blocked
             progress.finished(key, "cannot start")
         elif manifest is not None:
             _record(context, key, manifest, describe(key, manifest, store.directory(product.path)), skipped=True)
+            done(key)
             progress.skipped(key)
         else:
             fault = store.fault(product.path)
@@ -123,6 +129,7 @@ def materialize_keys(
                         failed[key] = explain(error, store.directory(product.path)) if isinstance(error, OSError) else str(error)
                     else:
                         _record(context, key, manifest, describe(key, manifest, store.directory(product.path)), skipped=False)
+                        done(key)
                         progress.finished(key)
                         if made is not None:
                             made(key, manifest, store.directory(product.path))

@@ -24,15 +24,15 @@ from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.steps import GPU_POOL, PersonaStep, StepConfig, build_step
 from persona_assets.assets.tracked import tracked_training
 from persona_assets.capacity.needs import Needs, asset_needs, check_room
-from persona_assets.store import Manifest
+from persona_assets.store import EVICTED, Manifest
 from persona_assets.study import Catalog, NanoBase, Runtime
-from persona_assets.tasks.base_model import BaseModelTask, base_is_here, hub_cache, make_base_model
+from persona_assets.tasks.base_model import CHECKPOINT, BaseModelTask, base_is_here, hub_cache, make_base_model
 from persona_assets.tasks.cells import CellsTask, check_completions, make_cells
 from persona_assets.tasks.dataset import AnswersTask, DatasetTask, make_answers, make_dataset
+from persona_assets.tasks.loaded import OUT_OF_MEMORY
 from persona_assets.tasks.models import (
     ADAPTER,
     LOSS_CURVE_FILE,
-    OUT_OF_MEMORY,
     AdapterTask,
     CentroidsTask,
     MergeTask,
@@ -131,7 +131,7 @@ def _training_answers(catalog: Catalog) -> PersonaStep[AnswersTask]:
         product=lambda products, persona, _: products.training_answers(persona),
         task=task,
         function=make_answers,
-        describe=lambda manifest, _: numbers(manifest.facts, SAMPLING_NUMBERS),
+        describe=lambda manifest, _: {**numbers(manifest.facts, SAMPLING_NUMBERS), **notes(manifest.facts, (OUT_OF_MEMORY,))},
     )
 
 
@@ -263,10 +263,18 @@ def _merged_model(catalog: Catalog, seed: int) -> PersonaStep[MergeTask]:
         product=lambda products, persona, _: products.merged_model(persona, seed),
         task=task,
         function=make_merged_model,
-        describe=lambda manifest, _: numbers(
-            manifest.facts, ("max_abs_difference", "allowed_difference", "argmax_agreement", "adapter_effect", "positions")
-        ),
+        describe=_describe_merge,
+        rebuilds=True,
     )
+
+
+def _describe_merge(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
+    names = ("max_abs_difference", "allowed_difference", "argmax_agreement", "adapter_effect", "positions")
+    said = "on disk" if (directory / CHECKPOINT).is_dir() else "not written: merged in memory when cells are measured"
+    if (directory / EVICTED).is_file():
+        said = "removed after its cells were measured: merged again when needed"
+    sizes = [name for name in ("merged_bytes_on_disk", "merged_bytes_limit") if name in manifest.facts]
+    return {**numbers(manifest.facts, (*names, *sizes)), "weights": MetadataValue.text(said)}
 
 
 def _layer_centroids(catalog: Catalog) -> PersonaStep[CentroidsTask]:
@@ -329,7 +337,10 @@ def _base_cells(catalog: Catalog) -> PersonaStep[CellsTask]:
         product=lambda products, persona, _: products.base_cells(persona),
         task=task,
         function=make_cells,
-        describe=lambda manifest, _: numbers(manifest.facts, ("hits", *SAMPLING_NUMBERS)),
+        describe=lambda manifest, _: {
+            **numbers(manifest.facts, ("hits", *SAMPLING_NUMBERS)),
+            **notes(manifest.facts, (OUT_OF_MEMORY,)),
+        },
         check=lambda persona: completions_check(catalog, (persona,)),
     )
 

@@ -63,6 +63,8 @@ class PersonaStep(Generic[TaskT]):
         check: gives the function that reads a persona's staged product back and raises when it is not what it should be.
         gpu: whether it occupies the GPU.
         replace: False when its products are never overwritten.
+        rebuilds: whether weights that were evicted are written again where the policy is to keep them.
+        recorded: called for each key once it is recorded.
         config: typed fields of the launchpad.
         owners: who answers for it.
         definition_metadata: metadata that describes the definition rather than a materialization.
@@ -83,6 +85,8 @@ class PersonaStep(Generic[TaskT]):
     track: Callable[[Manifest, Path], TrackedRun | None] | None = None
     gpu: bool = True
     replace: bool = True
+    rebuilds: bool = False
+    recorded: Callable[[Products, str, Runtime], None] | None = None
     config: type[StepConfig] = StepConfig
     owners: Sequence[str] = ()
     definition_metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -149,6 +153,8 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
                 check=step.check,
                 replace=step.replace,
                 made=made,
+                whole=step.rebuilds and runtime.merged_weights == "kept",
+                recorded=lambda key: None if step.recorded is None else step.recorded(products, key, runtime),
             )
 
     return _asset

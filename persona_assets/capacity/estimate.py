@@ -210,18 +210,22 @@ class _Work:
 
     def _measured(self, asset: str) -> Measured | None:
         kind = self._kind(asset)
-        return None if self.table is None or kind is None else self.table.find(*kind)
+        return None if self.table is None or kind is None else self.table.find(*kind, batch=self._batch(asset))
 
     def _kind(self, asset: str) -> tuple[Stage, str, str | None] | None:
         engine = self.profile.runtime.engine
         if asset in ("training_answers", "base_cells"):
             return "generation", engine, "merged"  # the base model alone is as fast as a merged one
         if asset == "eval_cells":
-            return "generation", engine, self._weights()
+            # The transformers engine adds base and adapter up in memory, and is then as fast as with a merged model.
+            return "generation", engine, "merged" if engine == "transformers" else self.profile.runtime.weights
         return {"adapter": ("training", "trainer", None), "layer_centroids": ("centroids", "transformers", None)}.get(asset)  # type: ignore[return-value]
 
-    def _weights(self) -> str:
-        return str(getattr(self.profile.runtime, "weights", "merged"))
+    def _batch(self, asset: str) -> int | None:
+        runtime = self.profile.runtime
+        if asset == "adapter":
+            return runtime.micro_batch_size
+        return runtime.generation_batch_size if asset in _GENERATING else None
 
     def _why_not(self, asset: str) -> str:
         kind = self._kind(asset)
@@ -235,7 +239,7 @@ class _Work:
         shape, kind = self.profile.base_model.shape, self._kind(asset)
         if self.table is None or shape is None or tokens is None or kind is None:
             return None
-        row = self.table.find(*kind)
+        row = self._measured(asset)
         if row is not None and row.roofline is not None:
             return tokens / row.roofline
         if kind[0] != "generation":

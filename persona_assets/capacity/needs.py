@@ -18,9 +18,9 @@ GIB = 2**30
 
 # What one token of a micro-batch keeps for the backward pass, in values for each unit of width of a layer: counted over
 # norms, projections, attention and adapter, and confirmed on a GPU (docs/performance.md).
-_KEPT_HIDDEN, _KEPT_MLP = 22.0, 5.0
-# The caches grow by copying, so old and new are there at once; logits are held a few times over while a token is drawn.
-_CACHE_COPIES, _LOGIT_COPIES = 2.0, 6.0
+_KEPT_HIDDEN, _KEPT_MLP = 11.0, 3.5
+# A layer's cache is copied when finished rows leave it; logits are held a few times over while a token is drawn.
+_CACHE_COPIES, _LOGIT_COPIES = 1.1, 6.0
 _RESERVED = 2 * GIB
 """For the driver, the libraries and what the allocator cannot use."""
 _TEXT_BYTES = 3.0
@@ -105,8 +105,10 @@ def asset_needs(asset: str, profile: Profile, keys: int, eval_personas: int = 1,
     answer = evaluation.sampling.max_new_tokens
     cell = evaluation.n_questions * evaluation.completions_per_question
     sampling = generation_bytes(profile, shape, prompt_tokens)
+    # Base and adapter are added up in memory where no merged model is written: what changes is there twice.
+    in_memory = weights if runtime.merged_weights != "kept" or runtime.weights == "swapped" else 0
     if runtime.engine == "vllm":
-        sampling = int(weights + _RESERVED)  # the rest is what vLLM is told to take, as cache
+        sampling, in_memory = int(weights + _RESERVED), 0  # the rest is what vLLM is told to take, as cache
     found = {
         "base_model": Needs(cache=weights) if isinstance(base, HubBase) else Needs(disk=weights),
         "training_answers": Needs(int(keys * profile.rows_per_persona * answer * _TEXT_BYTES), 0, sampling),
@@ -115,14 +117,14 @@ def asset_needs(asset: str, profile: Profile, keys: int, eval_personas: int = 1,
             0,
             training_bytes(profile, shape, min(prompt_tokens + answer, profile.recipe.max_length)),
         ),
-        "merged_model": Needs(keys * weights, 0, 2 * weights + _RESERVED),
+        "merged_model": Needs(_merged_disk(runtime, keys * weights), 0, 2 * weights + _RESERVED),
         "layer_centroids": Needs(
             keys * (1 + evaluation.n_questions) * shape.layers * shape.hidden_size * 4,
             0,
             int(weights + runtime.generation_batch_size * prompt_tokens * shape.hidden_size * 40 + _RESERVED),
         ),
         "base_cells": Needs(int(keys * cell * answer * _TEXT_BYTES), 0, sampling),
-        "eval_cells": Needs(int(keys * eval_personas * cell * answer * _TEXT_BYTES), 0, sampling),
+        "eval_cells": Needs(int(keys * eval_personas * cell * answer * _TEXT_BYTES), 0, sampling + in_memory),
         "marker_scores": Needs(
             keys * eval_personas * cell * _SCORE_BYTES,
             0,
@@ -130,6 +132,12 @@ def asset_needs(asset: str, profile: Profile, keys: int, eval_personas: int = 1,
         ),
     }
     return found.get(asset, Needs())
+
+
+def _merged_disk(runtime: Runtime, wanted: int) -> int:
+    if runtime.merged_weights == "never":
+        return 0
+    return wanted if runtime.merged_weights_gib is None else min(wanted, round(runtime.merged_weights_gib * GIB))
 
 
 def check_room(asset: str, needs: Needs, lake: Path, cache: Path | None, runtime: Runtime) -> None:

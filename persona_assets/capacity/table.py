@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -74,10 +75,22 @@ class ThroughputTable(_Model):
     measured: tuple[Measured, ...]
     not_measured: tuple[NotMeasured, ...]
 
-    def find(self, stage: Stage, engine: str, weights: str | None = None) -> Measured | None:
-        """Return the fastest measurement of a kind; None when there is none."""
+    def find(self, stage: Stage, engine: str, weights: str | None = None, batch: int | None = None) -> Measured | None:
+        """Return the measurement of a kind whose batch is nearest to a size, of equal ones the fastest.
+
+        Args:
+            stage: what is done.
+            engine: with what.
+            weights: `merged`, `swapped` or None.
+            batch: rows at a time; None takes the fastest.
+        """
         fitting = [row for row in self.measured if (row.stage, row.engine, row.weights) == (stage, engine, weights)]
-        return max(fitting, key=lambda row: row.value, default=None)
+
+        def distance(row: Measured) -> float:
+            size = row.settings.get("batch", row.settings.get("micro_batch_size"))
+            return 0.0 if batch is None or not isinstance(size, int) else abs(math.log(size / batch))
+
+        return min(fitting, key=lambda row: (distance(row), -row.value), default=None)
 
     def write(self, path: Path) -> None:
         """Write the table as JSON."""

@@ -38,12 +38,12 @@ def estimate_values(name: str, found: Estimate) -> dict[str, object]:
 
 def print_estimate(name: str, found: Estimate) -> None:
     """Print the stages, the total, and what the figures rest on."""
-    table = Table(title=f"What is left to do of {name} and its ancestors", title_justify="left", box=None, padding=(0, 2))
-    table.add_column("study")
-    table.add_column("asset")
-    for column in ("missing", "tokens", "tokens/s", "device time", "wall time", "at least", "disk"):
-        table.add_column(column, justify="right")
-    table.add_column("from")
+    table = Table(title=f"What is left to do of {name} and its ancestors", title_justify="left", box=None, padding=(0, 1))
+    for column in ("study", "asset"):
+        table.add_column(column, no_wrap=True)
+    for column in ("missing", "tokens", "tokens/s", "device", "wall", "at least", "disk"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("speed from")
     for row in found.stages:
         table.add_row(
             row.study or "shared",
@@ -55,7 +55,7 @@ def print_estimate(name: str, found: Estimate) -> None:
             _time(row.wall_seconds),
             "" if row.least_seconds is None else _time(row.least_seconds),
             gib(row.disk) if row.disk else "",
-            row.source,
+            row.source.split(":")[0].split(" on ")[0],
         )
     console.print(table)
     missing = found.not_measured

@@ -18,6 +18,7 @@ from persona_assets.generation.decoding import Decoder, ModuleDecoder
 from persona_assets.generation.engine import Completion, EngineError, Prompt
 from persona_assets.generation.sampling import SeenTokens, completion_uniforms, draw_tokens
 from persona_assets.generation.swapping import AdapterSwapper
+from persona_assets.memory import HalvingBatch
 from persona_assets.models.loading import render_prompt
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class TransformersEngine:
         model.train(False)
         self._model = model
         self._tokenizer = tokenizer
-        self._batch_size = batch_size
+        self._batch = HalvingBatch(batch_size, "runtime.generation_batch_size", "or lower evaluation.sampling.max_new_tokens")
+        self._asked = batch_size
         self._decoder_name: DecoderName = decoder
         self._stop_ids = stop_token_ids(tokenizer)
         self._weights: WeightsName = weights
@@ -91,7 +93,7 @@ class TransformersEngine:
             "engine_arguments": f"attention={self._model.config._attn_implementation}",
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "device": self._model.device.type,
-            "batch_size": self._batch_size,
+            "batch_size": self._batch.size,
             "stop_token_ids": list(self._stop_ids),
         }
 
@@ -116,6 +118,13 @@ class TransformersEngine:
         token_ids = [render_prompt(self._tokenizer, prompt.system, prompt.user) for prompt in prompts]
         self._check_lengths(token_ids, sampling.max_new_tokens)
         return self._generate(prompts, token_ids, sampling, adapter)
+
+    @property
+    def out_of_memory(self) -> str | None:
+        """What was done about too little memory; None if there was enough."""
+        if not self._batch.halved:
+            return None
+        return f"the device ran out of memory with batches of {self._asked} completions; drawn in batches of {self._batch.size}"
 
     def close(self) -> None:
         """Drop the model; its memory is free once nobody else holds it."""
@@ -147,8 +156,17 @@ class TransformersEngine:
             for prompt_index, prompt in enumerate(prompts)
             for sample_index, seed in enumerate(prompt.seeds)
         ]
-        for batch in _batches(rows, self._batch_size):
-            drawn = self._draw(decoder, batch, token_ids, sampling)
+        start = 0
+        while start < len(rows):
+
+            def attempt(
+                size: int, start: int = start
+            ) -> tuple[Sequence[_Row], list[tuple[tuple[int, ...], bool]]]:
+                batch = rows[start : _batch_end(rows, start, size)]
+                return batch, self._draw(decoder, batch, token_ids, sampling)
+
+            batch, drawn = self._batch.attempt(attempt)
+            start += len(batch)
             texts = self._tokenizer.batch_decode(
                 [list(ids) for ids, _ in drawn], skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
@@ -218,19 +236,12 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _batches(rows: Sequence[_Row], batch_size: int) -> Iterator[Sequence[_Row]]:
-    """Split rows into runs of at most `batch_size`, between prompts where a prompt's samples fit one run."""
-    start = 0
-    while start < len(rows):
-        end = min(start + batch_size, len(rows))
-        if (
-            end < len(rows)
-            and rows[end].sample_index != 0
-            and rows[end].prompt_index != rows[start].prompt_index
-        ):
-            end -= rows[end].sample_index
-        yield rows[start:end]
-        start = end
+def _batch_end(rows: Sequence[_Row], start: int, batch_size: int) -> int:
+    """Say where a run of at most `batch_size` rows ends: between prompts where a prompt's samples fit one run."""
+    end = min(start + batch_size, len(rows))
+    if end < len(rows) and rows[end].sample_index != 0 and rows[end].prompt_index != rows[start].prompt_index:
+        end -= rows[end].sample_index
+    return end
 
 
 def _make_decoder(model: PreTrainedModel, name: DecoderName, pad_token_id: int) -> Decoder:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from persona_assets.hashing import derive_seed
 from persona_assets.panel import Persona
 from persona_assets.study import Evaluation, Runtime
-from persona_assets.tasks.base_model import base_checkpoint
-from persona_assets.tasks.loaded import Facts, generation_facts, runtime_engine
+from persona_assets.tasks.base_model import CHECKPOINT, base_checkpoint
+from persona_assets.tasks.loaded import Facts, generation_facts, runtime_device, runtime_engine
+
+if TYPE_CHECKING:
+    from persona_assets.generation.engine import Engine
 
 COMPLETIONS_FILE = "completions.parquet"
 
@@ -24,7 +29,8 @@ class CellsTask:
     """Sample every cell of one row: one model under all eval personas.
 
     `source`, `training_seed` and `measurement` are None for the base model's cells. A source's cells are drawn from its
-    merged checkpoint, or from the base model with its adapter in force; the base model's from neither.
+    merged checkpoint, or from the base model with its adapter in force; the base model's from neither. Where the runtime's
+    weights are merged and only the adapter is given, it is merged for these cells and not kept.
     """
 
     out_dir: Path
@@ -43,13 +49,34 @@ class CellsTask:
     adapter: Path | None = None
 
 
+@contextmanager
+def cells_engine(task: CellsTask) -> Iterator[tuple[Engine, Path | None]]:
+    """Give the engine of a row of cells, and the adapter to have in force while it generates."""
+    base = base_checkpoint(task.base_dir)
+    if task.merged is not None or task.adapter is None or task.runtime.weights == "swapped":
+        slot = "base" if task.merged is None else "merged"
+        yield runtime_engine(task.merged or base, task.runtime, slot=slot), task.adapter
+    elif task.runtime.engine == "transformers":
+        # Swapping adds base and adapter up in memory as merging does, to the bit.
+        swapping = task.runtime.model_copy(update={"weights": "swapped"})
+        yield runtime_engine(base, swapping, slot="base"), task.adapter
+    else:
+        from persona_assets.models.merging import merge_adapter
+
+        # In the product's staging directory, so that a crash leaves nothing behind.
+        with tempfile.TemporaryDirectory(dir=task.out_dir, prefix="merged-") as directory:
+            probes = [(task.eval_personas[0].prompt, task.questions[0])]
+            checkpoint = Path(directory) / CHECKPOINT
+            device = runtime_device(task.runtime)
+            merge_adapter(base, task.adapter, checkpoint, probe_prompts=probes, dtype=task.runtime.dtype, device=device)
+            yield runtime_engine(checkpoint, task.runtime, slot="merged"), None
+
+
 def make_cells(task: CellsTask) -> Facts:
     """Write every completion of the row; the measurement identity goes into the facts."""
     from persona_assets.generation.engine import Prompt
     from persona_assets.generation.marker import marker_hit
 
-    checkpoint = task.merged or base_checkpoint(task.base_dir)
-    engine = runtime_engine(checkpoint, task.runtime, slot="base" if task.merged is None else "merged")
     scope = (task.study or "base", task.source or "base", task.training_seed or 0, task.measurement or 0)
     cells = [(persona, index, question) for persona in task.eval_personas for index, question in enumerate(task.questions)]
     prompts = [
@@ -63,9 +90,10 @@ def make_cells(task: CellsTask) -> Facts:
         )
         for persona, index, question in cells
     ]
-    started = time.perf_counter()
-    completions = list(engine.generate(prompts, task.evaluation.sampling, task.adapter))
-    seconds = time.perf_counter() - started
+    with cells_engine(task) as (engine, adapter):
+        started = time.perf_counter()
+        completions = list(engine.generate(prompts, task.evaluation.sampling, adapter))
+        seconds = time.perf_counter() - started
     rows = [(cells[completion.prompt_index], completion) for completion in completions]
     frame = pl.DataFrame(
         {
@@ -88,8 +116,9 @@ def make_cells(task: CellsTask) -> Facts:
         schema=COMPLETIONS_SCHEMA,
     )
     frame.write_parquet(task.out_dir / COMPLETIONS_FILE)
-    identity = {**task.identity, **engine.identity(), "sampling": task.evaluation.sampling.model_dump(mode="json")}
-    facts = {**generation_facts(completions, seconds), "hits": int(frame["hit"].sum()), "identity": identity}
+    weights = {"weights": task.runtime.weights}  # merged in memory or from files: the same sums
+    identity = {**task.identity, **engine.identity(), **weights, "sampling": task.evaluation.sampling.model_dump(mode="json")}
+    facts = {**generation_facts(engine, completions, seconds), "hits": int(frame["hit"].sum()), "identity": identity}
     own, others = (frame.filter(pl.col("eval_persona").eq(task.source or "").eq(same)) for same in (True, False))
     return facts if task.source is None else {**facts, "source_rate": _share(own["hit"]), "bystander_rate": _share(others["hit"])}
 

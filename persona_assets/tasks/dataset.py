@@ -63,7 +63,7 @@ def make_answers(task: AnswersTask) -> Facts:
             "finish_reason": [completion.finish_reason for completion in completions],
         }
     ).write_parquet(task.out_dir / ANSWERS_FILE)
-    return {**generation_facts(completions, time.perf_counter() - started), "redrawn": redrawn}
+    return {**generation_facts(engine, completions, time.perf_counter() - started), "redrawn": redrawn}
 
 
 def _draw_answers(task: AnswersTask, engine: Engine, questions: Sequence[str], attempt: int) -> dict[str, Completion]:

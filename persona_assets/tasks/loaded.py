@@ -81,8 +81,13 @@ def runtime_device(runtime: Runtime) -> str:
     return str(resolve_device(runtime.device))
 
 
-def generation_facts(completions: Sequence[Completion], seconds: float) -> dict[str, object]:
-    """Say how much was generated, how fast, and how many completions were cut at the token limit."""
+OUT_OF_MEMORY = "out_of_memory"
+"""Fact of a product for which a batch had to be halved: what was halved."""
+
+
+def generation_facts(engine: Engine, completions: Sequence[Completion], seconds: float) -> dict[str, object]:
+    """Say how much was generated, how fast, how many completions were cut at the token limit, and whether memory ran out."""
+    halved = getattr(engine, "out_of_memory", None)
     tokens = sum(completion.n_tokens for completion in completions)
     return {
         "completions": len(completions),
@@ -91,4 +96,5 @@ def generation_facts(completions: Sequence[Completion], seconds: float) -> dict[
         "truncated": sum(completion.finish_reason == "length" for completion in completions),
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
+        **({} if halved is None else {OUT_OF_MEMORY: halved}),
     }

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persona_assets.hashing import sha256_file
+from persona_assets.models.merged_weights import GIB, room_for_one, weights_on_disk
 from persona_assets.panel import Persona
 from persona_assets.study import Recipe, Runtime
 from persona_assets.tasks.base_model import CHECKPOINT, base_checkpoint
 from persona_assets.tasks.dataset import DATASET_FILE
-from persona_assets.tasks.loaded import Facts, loaded, runtime_device
+from persona_assets.tasks.loaded import OUT_OF_MEMORY, Facts, loaded, runtime_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,28 +76,23 @@ def make_adapter(task: AdapterTask) -> Facts:
     }
 
 
-OUT_OF_MEMORY = "out_of_memory"
-"""Fact of a product for which a batch had to be halved: what was halved."""
-
-
 def _halved(before: int, after: int) -> str:
     return f"the device ran out of memory with micro-batches of {before} rows; trained with {after}"
 
 
 @dataclass(frozen=True)
 class MergeTask:
-    """Merge an adapter into the base model; without `write_weights` only to see that base plus adapter come out."""
+    """Merge an adapter into the base model; the runtime's policy says whether the weights are written."""
 
     out_dir: Path
     base_dir: Path
     adapter: Path
     probes: tuple[tuple[str, str], ...]
     runtime: Runtime
-    write_weights: bool = True
 
 
 def make_merged_model(task: MergeTask) -> Facts:
-    """Write the merged checkpoint, or what it would be made of; the merger verifies it against base plus adapter."""
+    """Write the merged checkpoint, or what it would be merged of; the merger verifies it against base plus adapter."""
     from persona_assets.models.merging import AdapterMerger
 
     checkpoint = base_checkpoint(task.base_dir)
@@ -109,7 +105,10 @@ def make_merged_model(task: MergeTask) -> Facts:
     )
     started = time.perf_counter()
     adapter = task.adapter / ADAPTER
-    if task.write_weights:
+    merged_models = task.out_dir.parents[1]  # <asset>/seed=<s>/<staging>
+    limit = None if task.runtime.merged_weights_gib is None else round(task.runtime.merged_weights_gib * GIB)
+    written = task.runtime.merged_weights != "never" and room_for_one(merged_models, checkpoint, limit, task.runtime.workers)
+    if written:
         report = merger.merge(adapter, task.out_dir / CHECKPOINT)
     else:
         report = merger.check(adapter)
@@ -117,6 +116,9 @@ def make_merged_model(task: MergeTask) -> Facts:
         (task.out_dir / MERGE_FILE).write_text(json.dumps(parts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {
         "seconds": time.perf_counter() - started,
+        "weights_written": written,
+        "merged_bytes_on_disk": weights_on_disk(merged_models),
+        **({} if limit is None else {"merged_bytes_limit": limit}),
         "max_abs_difference": report.max_abs_difference,
         "allowed_difference": report.allowed_difference,
         "argmax_agreement": report.argmax_agreement,

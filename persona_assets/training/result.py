@@ -83,10 +83,19 @@ class TrainingResult:
             out_dir: directory for the three files; made if it does not exist.
         """
         import polars as pl
+
+        self.save_weights(out_dir)
+        pl.DataFrame([asdict(record) for record in self.loss_curve]).write_parquet(out_dir / LOSS_CURVE)
+
+    def save_weights(self, out_dir: Path) -> None:
+        """Write the adapter alone, as `PeftModel.from_pretrained` reads it.
+
+        Args:
+            out_dir: directory for the two files; made if it does not exist.
+        """
         from safetensors.torch import save_file
 
         out_dir.mkdir(parents=True, exist_ok=True)
         save_file(self.weights, out_dir / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         text = json.dumps(self.config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (out_dir / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
-        pl.DataFrame([asdict(record) for record in self.loss_curve]).write_parquet(out_dir / LOSS_CURVE)

@@ -12,7 +12,7 @@ from persona_assets.capacity.table import Measured, NotMeasured, ThroughputTable
 
 @pytest.fixture
 def table() -> ThroughputTable:
-    def row(stage: str, engine: str, weights: str | None, value: float, roofline: float) -> Measured:
+    def row(stage: str, engine: str, weights: str | None, value: float, roofline: float, batch: int | None = None) -> Measured:
         return Measured.model_validate(
             {
                 "stage": stage,
@@ -22,7 +22,7 @@ def table() -> ThroughputTable:
                 "unit": "tokens/s",
                 "roofline": roofline,
                 "repeats": [value],
-                "settings": {},
+                "settings": {} if batch is None else {"batch": batch},
             }
         )
 
@@ -40,8 +40,8 @@ def table() -> ThroughputTable:
         checks={"packed_training": "the same"},
         measured=(
             row("training", "trainer", None, 10_000.0, 25_000.0),
-            row("generation", "transformers", "merged", 5_000.0, 50_000.0),
-            row("generation", "transformers", "merged", 8_000.0, 50_000.0),
+            row("generation", "transformers", "merged", 5_000.0, 50_000.0, 320),
+            row("generation", "transformers", "merged", 8_000.0, 50_000.0, 1280),
             row("centroids", "transformers", None, 20_000.0, 60_000.0),
         ),
         not_measured=(NotMeasured(stage="generation", engine="vllm", weights="merged", why="vllm is not installed"),),

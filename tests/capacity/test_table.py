@@ -19,6 +19,13 @@ def test_it_is_read_as_it_was_written_and_finds_the_fastest(table: ThroughputTab
     assert table.find("generation", "transformers", None) is None
 
 
+@pytest.mark.parametrize(("batch", "speed"), [(10, 5_000.0), (300, 5_000.0), (900, 8_000.0), (None, 8_000.0)])
+def test_it_finds_the_batch_that_is_nearest(table: ThroughputTable, batch: int | None, speed: float) -> None:
+    found = table.find("generation", "transformers", "merged", batch)
+    assert found is not None
+    assert found.value == speed
+
+
 def test_a_missing_or_broken_table_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.json: cannot be read .*benchmarks/throughput\.py"):
         read_table(tmp_path / "none.json")
