@@ -105,9 +105,8 @@ class Tracking:
         self._waiting.put(None)
         self._thread.join(self._seconds)
         self._tell()
-        if self._kept:
-            runs = self._directory / "wandb"
-            self._say(f"Tracking: {self._kept} runs are kept in {runs}. Send them with: wandb sync {runs}/offline-run-*")
+        if self._kept and (waiting := unsent_runs(self._directory)):
+            self._say(waiting)
         lost = self._logged - self._sent - self._kept
         if lost:
             late = f" within {self._seconds:.0f} s" if self._thread.is_alive() else ""
@@ -148,6 +147,16 @@ class Tracking:
         except PersonaAssetsError as error:
             return str(error) if isinstance(error, TrackingError) else f"the SDK of W&B: {error}."
         return None
+
+
+def unsent_runs(directory: Path) -> str | None:
+    """Say how many runs wait in a directory and how to send them; None when there is none."""
+    runs = directory / "wandb"
+    waiting = [each for each in runs.glob("offline-run-*") if not list(each.glob("*.synced"))]
+    if not waiting:
+        return None
+    are = "1 run is" if len(waiting) == 1 else f"{len(waiting)} runs are"
+    return f"Tracking: {are} kept in {runs}. Send with: wandb sync {runs}/offline-run-*"
 
 
 def send(target: WandbTarget, run: TrackedRun, offline: bool) -> None:

@@ -11,7 +11,7 @@ from dagster import ConfigurableResource
 from pydantic import Field
 
 from persona_assets.errors import ConfigurationError
-from persona_assets.tracking import FORM, TrackedRun, Tracking, parse_target
+from persona_assets.tracking import FORM, TrackedRun, Tracking, parse_target, unsent_runs
 from resources.lake import default_lake_root
 
 TRACKER_VARIABLE = "PERSONA_TRACKER"
@@ -27,6 +27,11 @@ def track_to() -> str:
 def default_directory() -> str:
     """Return where metrics wait that were not sent: beside the Dagster instance, or else in the lake."""
     return str(Path(os.environ.get("DAGSTER_HOME") or default_lake_root()) / "tracking")
+
+
+def unsent_message() -> str | None:
+    """Say what waits in the default directory; None when nothing does."""
+    return unsent_runs(Path(default_directory()))
 
 
 class Tracker(ConfigurableResource):  # type: ignore[type-arg]  # no resource value other than itself

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from persona_assets.cli.outside import outside_lines
 from persona_assets.progress import ProgressEvent, listen
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def run_with_display(deployment: Deployment, study: Study) -> None:
         for each in (*reversed(study.ancestors), study):
             worked |= _run_study(deployment, instance, each)
     print_result(deployment, study)
+    for line in outside_lines(deployment, study):
+        console.print(line, soft_wrap=True)
     did = "finished" if worked else "unchanged: nothing to do"
     console.print(f"\n{study.name} {did}, {time.monotonic() - started:.0f} s")
 

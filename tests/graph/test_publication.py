@@ -96,7 +96,8 @@ def test_merged_weights_did_not_travel(published: tuple[Site, Path]) -> None:
 
 def test_the_check_ran_and_a_second_run_has_nothing_to_do(published: tuple[Site, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     site, registry = published
-    assert "publication" in (registry.parent / "printed.txt").read_text(encoding="utf-8")
+    printed = (registry.parent / "printed.txt").read_text(encoding="utf-8")
+    assert f"Published: 9 bundles in file:{registry}, pinned in {site.lake / RECORD}" in printed
     monkeypatch.setenv(PUBLISH_VARIABLE, f"file:{registry}")
     with site.opened() as opened:
         passed, said = verification(opened)

@@ -73,5 +73,5 @@ def test_a_tracker_that_refuses_fails_no_training(
     (refused,) = [message for message in said if "refuses the API key: check WANDB_API_KEY" in message]
     assert refused.endswith("From here on the metrics are kept on disk; the work goes on.")
     kept = site.root / "home" / "tracking" / "wandb"
-    assert any(f"Send them with: wandb sync {kept}/offline-run-*" in message for message in said)
+    assert any(f"Send with: wandb sync {kept}/offline-run-*" in message for message in said)
     assert list(kept.glob("offline-run-*/*.wandb"))

@@ -143,11 +143,3 @@ def test_an_upload_that_is_refused_ends_with_a_sentence_and_is_resumed_later(
     done = publish(bundles, destination, say=print)
     assert [each.sent for each in done] == [True, True]
     assert faults(done, destination.registry) == []
-
-
-def test_a_key_that_is_not_accepted_is_said_once(
-    server: WandbServer, project: str, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
-    with pytest.raises(PublicationError, match="0 of 2 bundles are published, .*refuses the API key: check WANDB_API_KEY"):
-        publish(bundles, WandbDestination(ENTITY, project, WandbRegistry(retries=1)), say=print, sleep=pytest.fail)

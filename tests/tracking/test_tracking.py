@@ -14,7 +14,7 @@ import pytest
 from servers.wandb import ENTITY, WandbServer, wandb_server
 
 from persona_assets.errors import ConfigurationError
-from persona_assets.tracking import TrackedRun, Tracking, WandbTarget, parse_target
+from persona_assets.tracking import TrackedRun, Tracking, WandbTarget, parse_target, unsent_runs
 from resources.tracker import Tracker
 
 HISTORY = [{"epoch": 1, "loss": 2.5, "tokens": 10}, {"epoch": 1, "loss": 1.25, "tokens": 12}]
@@ -82,13 +82,15 @@ def test_offline_keeps_everything_says_how_to_sync_and_that_works(
     monkeypatch.setenv("WANDB_MODE", "offline")
     directory = tmp_path / "home" / "tracking"
     (said,) = track(directory, "kept")
-    assert said == f"Tracking: 1 runs are kept in {directory}/wandb. Send them with: wandb sync {directory}/wandb/offline-run-*"
+    assert said == f"Tracking: 1 run is kept in {directory}/wandb. Send with: wandb sync {directory}/wandb/offline-run-*"
+    assert unsent_runs(directory) == said
     assert not server.requests
     assert [path.name for path in tmp_path.iterdir()] == ["home"]  # nothing in the working directory
-    command = said.partition("Send them with: ")[2].replace("wandb", f"{Path(sys.executable).parent}/wandb", 1)
+    command = said.partition("Send with: ")[2].replace("wandb", f"{Path(sys.executable).parent}/wandb", 1)
     done = subprocess.run(command, shell=True, env={**os.environ, "WANDB_MODE": "online"}, capture_output=True, text=True)  # noqa: S602
     assert done.returncode == 0, done.stdout + done.stderr
     assert_arrived(server, "kept")
+    assert unsent_runs(directory) is None  # what was sent does not wait
 
 
 @pytest.mark.slow
