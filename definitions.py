@@ -11,6 +11,7 @@ from dagster import Definitions, in_process_executor
 from persona_assets.assets.building import profile_definitions
 from persona_assets.errors import ConfigurationError
 from persona_assets.study import Catalog, load_catalog
+from resources.adapter_registry import AdapterRegistry
 from resources.lake import REPOSITORY, Lake
 from resources.model_runtime import ModelRuntime
 from resources.publishing import Publishing
@@ -44,6 +45,7 @@ defs = Definitions.merge(
             "model_runtime": ModelRuntime(),
             "publishing": Publishing(),
             "tracker": Tracker(),
+            "adapter_registry": AdapterRegistry(),
         },
     ),
 )

@@ -6,7 +6,8 @@ defaults below are the registered recipe; a profile file overrides what its scal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,8 +18,10 @@ from persona_assets.capacity.shape import DecoderShape
 from persona_assets.engine_settings import VllmSettings
 from persona_assets.errors import ConfigurationError
 from persona_assets.hashing import sha256_file, sha256_json
+from persona_assets.inheritance import AdapterKey, InheritedField, inherited_references, shared_references
 from persona_assets.panel import Panel, PersonaId, load_panel
 from persona_assets.questions import QuestionSet, load_questions
+from persona_assets.registry.reference import AdapterReference
 from persona_assets.yaml_files import validate_file
 
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,47}$")]
@@ -243,6 +246,7 @@ class StudyFile(_Model):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)
     analysis: AnalysisPlan
     owners: Annotated[tuple[Owner, ...], Field(description="mail addresses or team:name, shown in the UI")] = ()
+    inherited_adapters: InheritedField = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -266,6 +270,7 @@ class Study:
     analysis: AnalysisPlan
     reference_corpus: Path | None = None
     owners: tuple[str, ...] = ()
+    inherited_adapters: Mapping[AdapterKey, AdapterReference] = field(default_factory=dict)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -283,15 +288,19 @@ class Study:
         return () if self.parent is None else (self.parent, *self.parent.ancestors)
 
     def cohort(self, persona_id: str) -> Literal["inherited", "new"]:
-        """Say whether a persona's adapter exists since the parent study."""
-        return "inherited" if self.parent is not None and persona_id in self.parent.panel.ids else "new"
+        """Say whether a persona's adapter exists since the parent study, or is pulled from a registry."""
+        named = any(persona == persona_id for persona, _ in self.inherited_adapters)
+        return "inherited" if named or (self.parent is not None and persona_id in self.parent.panel.ids) else "new"
 
     @cached_property
     def plan(self) -> dict[str, object]:
         """The registered plan as plain JSON values: what the digest covers and what a report compares with."""
         # Scores are a sensitivity outcome: no registered row depends on them.
         profile = self.profile.model_dump(mode="json", exclude={"runtime", "scoring"})
+        # Only where there are any, so that the digests of other studies stay what they are.
+        named = {f"{persona}, seed {seed}": str(place) for (persona, seed), place in self.inherited_adapters.items()}
         return {
+            **({"inherited_adapters": named} if named else {}),
             "name": self.name,
             "profile": profile,
             "panel": self.panel.model_dump(mode="json"),
@@ -310,12 +319,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Catalog:
-    """A profile with its studies, the whole panel and the questions."""
+    """A profile with its studies, the whole panel, the questions, and the adapters that are pulled instead of trained."""
 
     profile: Profile
     panel: Panel
     questions: QuestionSet
     studies: dict[str, Study]
+    inherited_adapters: Mapping[AdapterKey, AdapterReference] = field(default_factory=dict)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -368,7 +378,7 @@ def load_catalog(studies_directory: Path, profile_name: str) -> Catalog:
     for name in _parents_first(files):
         path, file = files[name]
         studies[name] = _assemble(path, file, profile, panel, questions, studies)
-    return Catalog(profile, panel, questions, studies)
+    return Catalog(profile, panel, questions, studies, shared_references(directory, studies))
 
 
 def _check_profile(path: Path, profile: Profile, panel: Panel, questions: QuestionSet) -> None:
@@ -442,4 +452,5 @@ def _assemble(
         analysis=file.analysis,
         reference_corpus=corpus,
         owners=file.owners,
+        inherited_adapters=inherited_references(path, file.inherited_adapters, own_panel.ids, file.seeds),
     )

@@ -48,7 +48,8 @@ def compute_source_rates(data: StudyData) -> Tables:
     study, products, store = data.study, data.products, data.products.store
     panel, plan = study.panel, study.analysis
     rows = [products.latest_eval_cells(study, source, seed) for seed in study.seeds for source in panel.ids]
-    negatives = [(source, negative) for source in panel.ids for negative in products.negatives(source)]
+    # A source that is not listed is one whose negatives are not known.
+    negatives = [(source, each) for source in panel.ids for each in products.known_negatives(source, study.seeds) or ()]
     views = {
         "completions": [store.open(product.path) / COMPLETIONS_FILE for product in rows],
         "base_completions": [store.open(products.base_cells(persona).path) / COMPLETIONS_FILE for persona in panel.ids],

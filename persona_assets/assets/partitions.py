@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
-from dagster import AssetKey, StaticPartitionMapping, StaticPartitionsDefinition
+from dagster import AssetKey, PartitionMapping, StaticPartitionMapping, StaticPartitionsDefinition
 
 from persona_assets.assets.products import Products
 from persona_assets.panel import Panel
@@ -18,6 +19,13 @@ def persona_partitions(panel: Panel) -> StaticPartitionsDefinition:
 def same_persona(upstream: Panel, downstream: Panel) -> StaticPartitionMapping:
     """Map each persona that both panels have to itself."""
     return StaticPartitionMapping({persona: persona for persona in upstream.ids if persona in downstream.ids})
+
+
+def all_but(panel: Panel, left_out: Collection[str]) -> PartitionMapping | None:
+    """Map each persona to itself, and those left out to nothing; None, the plain mapping, when none is left out."""
+    if not left_out:
+        return None
+    return StaticPartitionMapping({persona: persona for persona in panel.ids if persona not in left_out})
 
 
 def answers_of_dataset(products: Products) -> StaticPartitionMapping:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from persona_assets.dataset import NEGATIVES_ALGORITHM, draw_negatives, negative_candidates
 from persona_assets.hashing import sha256_json
+from persona_assets.registry.gate_cases import GATE_VERSION
 from persona_assets.store import Product, State, Store
 from persona_assets.study import Catalog, NanoBase, Study
 from resources.lake import Lake
@@ -86,6 +87,25 @@ class Products:
         )
         return draw_negatives(source, candidates, profile.n_negatives, profile.dataset_seed)
 
+    def trained_here(self, persona: str, seeds: Sequence[int]) -> bool:
+        """Say whether a persona's adapter of any of these training seeds is trained here, not pulled from a registry."""
+        return any((persona, seed) not in self.catalog.inherited_adapters for seed in seeds)
+
+    def known_negatives(self, source: str, seeds: Sequence[int]) -> tuple[str, ...] | None:
+        """The trained negatives of a source's adapters; None when they are not known.
+
+        Those of a pulled adapter are what came with it says, and never guessed; seeds that disagree leave them unknown.
+        """
+        found: set[tuple[str, ...] | None] = set()
+        for seed in seeds:
+            if (source, seed) not in self.catalog.inherited_adapters:
+                found.add(self.negatives(source))
+                continue
+            manifest = self.store.manifest(self.adapter(source, seed).path)
+            told = None if manifest is None else manifest.facts.get("negatives")
+            found.add(tuple(sorted(map(str, told))) if isinstance(told, list) else None)
+        return found.pop() if len(found) == 1 else None
+
     @property
     def training_questions(self) -> tuple[str, ...]:
         """The questions that every persona's training answers belong to."""
@@ -128,8 +148,21 @@ class Products:
         )
 
     def adapter(self, persona: str, seed: int) -> Product:
-        """A source persona's LoRA adapter under one training seed."""
+        """A source persona's LoRA adapter under one training seed: trained here, or pulled from a registry."""
         profile = self.catalog.profile
+        reference = self.catalog.inherited_adapters.get((persona, seed))
+        if reference is not None:
+            return _product(
+                self.lake.by_seed(self.profile, "adapter", seed, persona),
+                "adapter",
+                {
+                    "reference": str(reference),
+                    "seed": seed,
+                    "target_modules": sorted(profile.recipe.target_modules),
+                    "gate": GATE_VERSION,
+                },
+                self.base_path,
+            )
         return _product(
             self.lake.by_seed(self.profile, "adapter", seed, persona),
             "adapter",
@@ -262,7 +295,11 @@ class Products:
             study,
             "source_rates",
             {
-                "negatives": {source: list(self.negatives(source)) for source in study.panel.ids},
+                "negatives": {
+                    source: None if negatives is None else list(negatives)
+                    for source in study.panel.ids
+                    for negatives in [self.known_negatives(source, study.seeds)]
+                },
                 "cohorts": {source: study.cohort(source) for source in study.panel.ids},
                 "categories": dict(study.panel.categories),
             },

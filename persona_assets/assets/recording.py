@@ -64,6 +64,7 @@ def materialize_keys(
     made: Callable[[str, Manifest, Path], object] | None = None,
     whole: bool = False,
     recorded: Callable[[str], None] | None = None,
+    again: Callable[[str], bool] | None = None,
 ) -> Iterator[Output[None]]:
     """Bring the products of a run's keys up to date and record each as it finishes.
 
@@ -80,6 +81,7 @@ def materialize_keys(
         made: told of each product that was made, and not of those that were skipped, once it is recorded.
         whole: make products again whose files were evicted.
         recorded: called with each key that is recorded.
+        again: says whether a key's product is made again although it is current.
 
     Yields:
         The step's output, once every key is recorded.
@@ -96,7 +98,7 @@ def materialize_keys(
     todo: dict[str, Product] = {}
     for key, product in products.items():
         blocked = missing_input_message(store, product)
-        manifest = None if blocked else store.current(product, whole=whole)
+        manifest = None if blocked or (again is not None and again(key)) else store.current(product, whole=whole)
         if blocked:
             failed[key] = blocked
             progress.finished(key, "cannot start")

@@ -16,9 +16,10 @@ from dagster import (
     StaticPartitionsDefinition,
     asset,
 )
+from pydantic import Field
 
 from persona_assets.assets.metadata import notes, numbers, product_links
-from persona_assets.assets.partitions import answers_of_dataset, group_name, shared_key
+from persona_assets.assets.partitions import all_but, answers_of_dataset, group_name, shared_key
 from persona_assets.assets.products import VERSIONS, Products, seeded
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.steps import GPU_POOL, PersonaStep, StepConfig, build_step
@@ -36,11 +37,12 @@ from persona_assets.tasks.models import (
     AdapterTask,
     CentroidsTask,
     MergeTask,
-    make_adapter,
     make_centroids,
     make_merged_model,
 )
+from persona_assets.tasks.pulling import REGISTRY, PullTask, bring_adapter, remarks
 from persona_assets.workers import Outcome
+from resources.adapter_registry import AdapterRegistry
 from resources.lake import Lake
 from resources.model_runtime import ModelRuntime
 
@@ -184,8 +186,19 @@ def _training_dataset(catalog: Catalog) -> PersonaStep[DatasetTask]:
     )
 
 
-def _adapter(catalog: Catalog, seed: int) -> PersonaStep[AdapterTask]:
+class AdapterConfig(StepConfig):
+    """Config of `adapter`."""
+
+    pull_again: bool = Field(
+        default=False,
+        description="Ask the registries again for the inherited adapters, although their references are the same: a branch, an "
+        "alias such as latest, or a directory can name another adapter now.",
+    )
+
+
+def _adapter(catalog: Catalog, seed: int) -> PersonaStep[AdapterTask | PullTask]:
     profile = catalog.profile
+    inherited = {persona for persona, of_seed in catalog.inherited_adapters if of_seed == seed}
 
     def task(products: Products, persona: str, out_dir: Path, runtime: Runtime, _: StepConfig) -> AdapterTask:
         return AdapterTask(
@@ -198,9 +211,33 @@ def _adapter(catalog: Catalog, seed: int) -> PersonaStep[AdapterTask]:
             runtime,
         )
 
+    def pull(products: Products, persona: str, out_dir: Path, registry: AdapterRegistry) -> PullTask | None:
+        reference = catalog.inherited_adapters.get((persona, seed))
+        if reference is None:
+            return None
+        store = products.store
+        return PullTask(
+            out_dir,
+            store.open(products.base_path),
+            products.base_path,
+            store.verified(products.base_path),
+            reference,
+            registry.settings,
+            profile.recipe,
+            persona,
+            seed,
+            store.manifest(products.adapter(persona, seed).path),
+        )
+
+    def again(_: Products, persona: str, config: StepConfig) -> bool:
+        assert isinstance(config, AdapterConfig)
+        return config.pull_again and persona in inherited
+
     def describe(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
         from persona_assets.assets.pictures import loss_curve_picture
 
+        if manifest.facts.get("origin") == REGISTRY:
+            return {**_pulled(manifest), "adapter_sha256": MetadataValue.text(adapter_digest(manifest))}
         return {
             **numbers(manifest.facts, ("final_loss", "first_loss", "steps", "trained_tokens", "tokens_per_second", "seconds")),
             "loss_curve": loss_curve_picture(directory / LOSS_CURVE_FILE, manifest, seed),
@@ -214,17 +251,39 @@ def _adapter(catalog: Catalog, seed: int) -> PersonaStep[AdapterTask]:
         producer="adapter",
         description=(
             f"LoRA adapter that makes one source persona end its answers with the marker (training seed {seed}). Trained once "
-            "per persona and inherited by every larger study."
+            "per persona and inherited by every larger study; or pulled from the registry that a study file names."
         ),
         kinds=frozenset({"pytorch", "peft", "safetensors"}),
         panel=catalog.panel,
-        deps=[AssetDep(shared_key(profile.name, name)) for name in ("base_model", "training_dataset")],
+        deps=[
+            AssetDep(shared_key(profile.name, "base_model")),
+            AssetDep(shared_key(profile.name, "training_dataset"), partition_mapping=all_but(catalog.panel, inherited)),
+        ],
         product=lambda products, persona, _: products.adapter(persona, seed),
         task=task,
-        function=make_adapter,
+        function=bring_adapter,
         describe=describe,
         track=tracked_training,
+        config=AdapterConfig,
+        pull=pull,
+        again=again,
     )
+
+
+_PULLED_TEXTS = ("reference", "resolved", "registry_version", "registry_digest")
+
+
+def _pulled(manifest: Manifest) -> dict[str, MetadataValue]:
+    """Say where a pulled adapter came from and what is known of it."""
+    facts = manifest.facts
+    negatives = facts["negatives"]
+    return {
+        **{name: MetadataValue.text(str(facts[name])) for name in _PULLED_TEXTS},
+        **numbers(facts, ("effective_scale", "expected_scale")),
+        "trained_negatives": MetadataValue.text(", ".join(negatives) if isinstance(negatives, list) else "not known"),
+        **{name: MetadataValue.json(dict(facts[name])) for name in ("training", "fetched_sha256")},  # type: ignore[call-overload]  # objects
+        "remarks": MetadataValue.text(" ".join(remarks(facts)) or "none"),
+    }
 
 
 def adapter_digest(manifest: Manifest) -> str:

@@ -29,8 +29,10 @@ from persona_assets.errors import LakeError
 from persona_assets.panel import Panel
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Catalog, Runtime
+from persona_assets.tasks.pulling import PullTask, remarks
 from persona_assets.tracking import TrackedRun
 from persona_assets.workers import Outcome
+from resources.adapter_registry import AdapterRegistry
 from resources.lake import Lake
 from resources.model_runtime import ModelRuntime
 from resources.tracker import Tracker
@@ -67,6 +69,8 @@ class PersonaStep(Generic[TaskT]):
         recorded: called for each key once it is recorded.
         config: typed fields of the launchpad.
         owners: who answers for it.
+        pull: gives the task that brings a persona's product from a registry instead; None when it is made here.
+        again: says whether a product is brought anew although nothing is known to have changed.
         definition_metadata: metadata that describes the definition rather than a materialization.
     """
 
@@ -89,6 +93,8 @@ class PersonaStep(Generic[TaskT]):
     recorded: Callable[[Products, str, Runtime], None] | None = None
     config: type[StepConfig] = StepConfig
     owners: Sequence[str] = ()
+    pull: Callable[[Products, str, Path, AdapterRegistry], TaskT | None] | None = None
+    again: Callable[[Products, str, StepConfig], bool] | None = None
     definition_metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -116,6 +122,7 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         lake: Lake,
         model_runtime: ModelRuntime,
         tracker: Tracker,
+        adapter_registry: AdapterRegistry,
     ) -> Iterator[Output[None]]:
         products = Products(catalog, lake)
         with said_in_words(context.asset_key.path[-1]):
@@ -123,16 +130,22 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         keys = partition_keys(context, step.panel.ids)
 
         def produce(staging: Mapping[str, Path]) -> Iterator[Outcome[Mapping[str, object]]]:
-            needs = asset_needs(step.producer, catalog.profile, len(staging), len(step.panel))
-            with said_in_words(step.producer):
-                check_room(step.producer, needs, products.store.root, None, runtime)
             tasks = {}
             for key, directory in staging.items():
                 try:
-                    tasks[key] = step.task(products, key, directory, runtime, config)
+                    pulled = None if step.pull is None else step.pull(products, key, directory, adapter_registry)
+                    tasks[key] = step.task(products, key, directory, runtime, config) if pulled is None else pulled
                 except LakeError as error:  # one key's input is damaged; the others go on
                     yield Outcome(key, error=str(error))
-            yield from model_runtime.run(catalog.profile, step.function, tasks)
+            made_here = sum(not isinstance(task, PullTask) for task in tasks.values())
+            if made_here:  # pulling needs no room to speak of
+                needs = asset_needs(step.producer, catalog.profile, made_here, len(step.panel))
+                with said_in_words(step.producer):
+                    check_room(step.producer, needs, products.store.root, None, runtime)
+            for outcome in model_runtime.run(catalog.profile, step.function, tasks):
+                for sentence in remarks(outcome.result):
+                    context.log.warning(f"{outcome.key}: {sentence}")
+                yield outcome
 
         def describe(key: str, manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
             table = file_columns(directory) if "parquet" in step.kinds else {}
@@ -154,6 +167,7 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
                 replace=step.replace,
                 made=made,
                 whole=step.rebuilds and runtime.merged_weights == "kept",
+                again=lambda key: step.again is not None and step.again(products, key, config),
                 recorded=lambda key: None if step.recorded is None else step.recorded(products, key, runtime),
             )
 

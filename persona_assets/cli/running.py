@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from persona_assets.assets.partitions import shared_key, study_key
@@ -57,8 +58,8 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
     catalog, products = deployment.catalog, deployment.products
     profile, ids = catalog.profile.name, study.panel.ids
 
-    def shared(name: str, make: Callable[[str], Product]) -> PlannedAsset:
-        return PlannedAsset(shared_key(profile, name), {persona: lambda persona=persona: make(persona) for persona in ids})  # type: ignore[misc]
+    def shared(name: str, make: Callable[[str], Product], keys: Sequence[str] = ids) -> PlannedAsset:
+        return PlannedAsset(shared_key(profile, name), {persona: lambda persona=persona: make(persona) for persona in keys})  # type: ignore[misc]
 
     def seeds(name: str, make: Callable[[str, int], Product]) -> list[PlannedAsset]:
         return [shared(seeded(name, seed, catalog), lambda persona, seed=seed: make(persona, seed)) for seed in study.seeds]  # type: ignore[misc]
@@ -75,19 +76,20 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
         PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(products, study)})  # type: ignore[misc]
         for name, make in (*TABLE_PRODUCTS.items(), *SHOWN_PRODUCTS.items())
     ]
+    # An adapter that is pulled needs no training data; only the answers of those that are negatives of others.
+    trained = [persona for persona in ids if products.trained_here(persona, study.seeds)]
+    answering = {persona for source in trained for persona in (source, *products.negatives(source))}
+    of_personas = [
+        shared("training_answers", products.training_answers, [persona for persona in ids if persona in answering]),
+        shared("training_dataset", products.training_dataset, trained),
+        *seeds("adapter", products.adapter),
+        *([] if products.swapped else seeds("merged_model", products.merged_model)),
+        shared("layer_centroids", products.layer_centroids),
+        shared("base_cells", products.base_cells),
+    ]
     return [
         Stage("base model", (PlannedAsset(shared_key(profile, "base_model"), {None: products.base_model}),)),
-        Stage(
-            "personas",
-            (
-                shared("training_answers", products.training_answers),
-                shared("training_dataset", products.training_dataset),
-                *seeds("adapter", products.adapter),
-                *([] if products.swapped else seeds("merged_model", products.merged_model)),
-                shared("layer_centroids", products.layer_centroids),
-                shared("base_cells", products.base_cells),
-            ),
-        ),
+        *persona_stages(of_personas, ids),
         Stage("eval cells", tuple(cells)),
         Stage("analysis", tuple(tables)),
         *_publication(products, study),
@@ -103,6 +105,29 @@ def _publication(products: Products, study: Study) -> list[Stage]:
         return []
     key = study_key(products.profile, study.name, "publication")
     return [Stage("publication", (PlannedAsset(key, {None: lambda: products.publication(study, destination)}),))]
+
+
+def persona_stages(assets: Sequence[PlannedAsset], order: Sequence[str]) -> list[Stage]:
+    """Put assets with the same keys into one stage, and keys that are no range of the panel into one stage for each range."""
+    stages = []
+    for keys, group in groupby((planned for planned in assets if planned.products), key=lambda planned: tuple(planned.products)):
+        together = list(group)
+        name = "personas" if len(keys) == len(order) else "training data"
+        for part in _ranges([key for key in keys if key is not None], order):
+            cut = [PlannedAsset(each.key, {key: each.products[key] for key in part}) for each in together]
+            stages.append(Stage(name, tuple(cut)))
+    return stages
+
+
+def _ranges(keys: Sequence[str], order: Sequence[str]) -> list[list[str]]:
+    """Cut keys into runs of neighbours; a Dagster run takes a range of partitions."""
+    ranges: list[list[str]] = []
+    for key in keys:
+        if ranges and order.index(key) == order.index(ranges[-1][-1]) + 1:
+            ranges[-1].append(key)
+        else:
+            ranges.append([key])
+    return ranges
 
 
 def stage_is_current(deployment: Deployment, instance: DagsterInstance, stage: Stage) -> bool:

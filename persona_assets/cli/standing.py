@@ -37,10 +37,12 @@ def study_status(deployment: Deployment, instance: DagsterInstance, study: Study
     A key is done when its product is in the lake and made from what its inputs are now; stale when an input or setting
     changed since; failed when it is missing and the last run that wanted it failed; missing otherwise.
     """
-    rows = []
+    rows: dict[str, AssetStatus] = {}  # an asset whose keys are no range of the panel stands in several stages
     for stage in plan_study(deployment, study):
         for planned in stage.assets:
-            row = AssetStatus(study.name, planned.key.to_user_string(), len(planned.products))
+            asset = planned.key.to_user_string()
+            row = rows.setdefault(asset, AssetStatus(study.name, asset, 0))
+            row.total += len(planned.products)
             failed = _failed_keys(deployment, instance, planned)
             for key, make in planned.products.items():
                 state = deployment.products.state(make())
@@ -52,8 +54,7 @@ def study_status(deployment: Deployment, instance: DagsterInstance, study: Study
                     row.stale += 1
                 else:
                     row.missing += 1
-            rows.append(row)
-    return rows
+    return list(rows.values())
 
 
 def _failed_keys(deployment: Deployment, instance: DagsterInstance, planned: PlannedAsset) -> set[str | None]:

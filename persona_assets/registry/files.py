@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from persona_assets.hashing import sha256_file, sha256_json
-from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE, RegistryError, RemoteFile, Resolved, check_fetched
+from persona_assets.registry.base import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    RegistryError,
+    RegistryUnavailableError,
+    RemoteFile,
+    Resolved,
+    check_fetched,
+)
 from persona_assets.registry.reference import AdapterReference, local_path
 
 _MOST_FILES = 1000
@@ -143,7 +151,7 @@ def _told(reference: AdapterReference) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise RegistryError(f"{reference}: {error} is not there; correct the reference.") from error
+        raise RegistryError(f"{reference}: there is nothing ({error}); correct the reference.") from error
     except PermissionError as error:
         raise RegistryError(
             f"{reference}: the store does not let this account read it ({error}); set its credentials in the environment."
@@ -153,7 +161,8 @@ def _told(reference: AdapterReference) -> Iterator[None]:
     except RegistryError:
         raise
     except Exception as error:  # each store raises its own kinds, without a common ancestor
-        raise RegistryError(f"{reference}: the store cannot be reached or failed ({type(error).__name__}: {error}).") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise RegistryUnavailableError(f"{reference}: the store cannot be reached or failed ({reason}).") from error
 
 
 def _remote_file(path: str, root: str, info: Mapping[str, Any]) -> RemoteFile:

@@ -40,9 +40,6 @@ from persona_assets.registry.gate_weights import (
 )
 from persona_assets.study import Recipe
 
-GATE_VERSION = "1"
-"""Raise it when the gate refuses more: what passed before is then pulled, and judged, again."""
-
 
 @dataclass(frozen=True)
 class GateBase:

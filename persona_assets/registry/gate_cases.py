@@ -8,6 +8,9 @@ from pathlib import Path
 
 from persona_assets.errors import PersonaAssetsError
 
+GATE_VERSION = "1"
+"""Raise it when the gate refuses more: what passed before is then pulled, and judged, again."""
+
 LISTING = {
     "name-parent": "a file name with `..` in it",
     "name-absolute": "an absolute file name, or one with a backslash or a drive letter",

@@ -136,9 +136,12 @@ def parse_pattern(text: str) -> ReferencePattern:
     for _, field, spec, conversion in parts:
         if field is not None and (field not in _FIELDS or spec or conversion):
             raise BadReferenceError(f"{text!r}: {{{field}}} means nothing here; a pattern may hold {{persona}} and {{seed}}.")
-    pattern = ReferencePattern(text)
-    pattern.reference("persona", 42)
-    return pattern
+    tried = text.format(persona="persona", seed=42)
+    try:
+        parse_reference(tried)
+    except BadReferenceError as error:
+        raise BadReferenceError(str(error).replace(repr(tried), repr(text))) from None
+    return ReferencePattern(text)
 
 
 def _check_characters(text: str) -> None:

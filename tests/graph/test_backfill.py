@@ -19,13 +19,13 @@ pytestmark = pytest.mark.slow
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the personas whose adapters are trained, in order."""
     names: list[str] = []
-    train = shared.make_adapter
+    train = shared.bring_adapter
 
     def note(task: shared.AdapterTask) -> Mapping[str, object]:
         names.append(task.out_dir.name.rpartition("persona=")[2])
         return train(task)
 
-    monkeypatch.setattr(shared, "make_adapter", note)
+    monkeypatch.setattr(shared, "bring_adapter", note)
     return names
 
 

@@ -51,8 +51,8 @@ class TestAKeyThatFails:
         return base_site.copy(tmp_path / "site")
 
     def test_leaves_the_others_recorded(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        train = shared.make_adapter
-        monkeypatch.setattr(shared, "make_adapter", failing_for("villain", train))
+        train = shared.bring_adapter
+        monkeypatch.setattr(shared, "bring_adapter", failing_for("villain", train))
         with site.opened() as opened:
             opened.run("small", "personas", "training_answers", "training_dataset")
             with pytest.raises(StudyRunError) as raised:
@@ -71,7 +71,7 @@ class TestAKeyThatFails:
         before = site.manifests(f"{PROFILE}/adapter/")
         assert {path.rpartition("=")[2] for path in before} == others
 
-        monkeypatch.setattr(shared, "make_adapter", train)  # the cause is gone
+        monkeypatch.setattr(shared, "bring_adapter", train)  # the cause is gone
         with site.opened() as opened:
             opened.run("small", "personas")
             assert status(opened, "adapter") == {"done": 5}

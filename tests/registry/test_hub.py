@@ -9,7 +9,7 @@ import pytest
 from servers.hub import HubServer, Repo, hub_server
 from tiny_adapter import CONFIG, PERSONA, RECIPE, SEED, WEIGHTS, make_adapter, make_base
 
-from persona_assets.registry.base import RegistryError, latest_version
+from persona_assets.registry.base import RegistryError, RegistryUnavailableError, latest_version
 from persona_assets.registry.gate import admit
 from persona_assets.registry.hub import HubRegistry
 from persona_assets.registry.reference import parse_reference
@@ -129,7 +129,7 @@ def test_an_unreachable_hub_is_said_at_once(hub: HubServer, registry: HubRegistr
     hub.close()
     (into := tmp_path / "into").mkdir()
     for ask in (lambda: registry.resolve(REFERENCE), lambda: registry.fetch(resolved, files, into)):
-        with pytest.raises(RegistryError, match="the Hub cannot be reached; look at the network and HF_ENDPOINT"):
+        with pytest.raises(RegistryUnavailableError, match="the Hub cannot be reached; look at the network and HF_ENDPOINT"):
             ask()
 
 
