@@ -14,9 +14,11 @@ from persona_assets.study import Catalog, load_catalog
 from resources.adapter_registry import AdapterRegistry
 from resources.lake import REPOSITORY, Lake
 from resources.model_runtime import ModelRuntime
+from resources.notifier import Notifier
 from resources.publishing import Publishing
 from resources.tracker import Tracker
 from resources.warehouse import Warehouse
+from sensors.building import profile_automation
 
 # Dagster says at every use which of its parameters it calls beta; the tests cover what is used of them.
 warnings.filterwarnings("ignore", message=".*is currently in beta")
@@ -35,7 +37,7 @@ def _catalogs() -> list[Catalog]:
 
 
 defs = Definitions.merge(
-    *(profile_definitions(catalog) for catalog in _catalogs()),
+    *(build(catalog) for catalog in _catalogs() for build in (profile_definitions, profile_automation)),
     Definitions(
         # One process a run: the base model is loaded once, and worker processes are shared by its steps.
         executor=in_process_executor,
@@ -44,6 +46,7 @@ defs = Definitions.merge(
             "warehouse": Warehouse(lake=_lake),
             "model_runtime": ModelRuntime(),
             "publishing": Publishing(),
+            "notifier": Notifier(),
             "tracker": Tracker(),
             "adapter_registry": AdapterRegistry(),
         },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,6 +96,18 @@ class Panel(BaseModel):
     def __len__(self) -> int:
         """Return the number of personas."""
         return len(self.personas)
+
+
+def contiguous_ranges(order: Sequence[str], wanted: Collection[str]) -> list[tuple[str, str]]:
+    """Cover the wanted personas by as few ranges as possible, each the first and the last of neighbours in the order."""
+    ranges: list[tuple[str, str]] = []
+    before: str | None = None
+    for persona in order:
+        if persona in wanted:
+            first = ranges.pop()[0] if before in wanted else persona
+            ranges.append((first, persona))
+        before = persona
+    return ranges
 
 
 def load_panel(path: Path) -> Panel:

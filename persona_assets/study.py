@@ -21,6 +21,7 @@ from persona_assets.hashing import sha256_file, sha256_json
 from persona_assets.inheritance import AdapterKey, InheritedField, inherited_references, shared_references
 from persona_assets.panel import Panel, PersonaId, load_panel
 from persona_assets.questions import QuestionSet, load_questions
+from persona_assets.recurrence import EVERY_MONDAY, Cron
 from persona_assets.registry.reference import AdapterReference
 from persona_assets.yaml_files import validate_file
 
@@ -247,6 +248,7 @@ class StudyFile(_Model):
     analysis: AnalysisPlan
     owners: Annotated[tuple[Owner, ...], Field(description="mail addresses or team:name, shown in the UI")] = ()
     inherited_adapters: InheritedField = None
+    re_evaluation_cron: Annotated[Cron, Field(description="when inherited adapters are measured again, UTC")] = EVERY_MONDAY
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -271,6 +273,7 @@ class Study:
     reference_corpus: Path | None = None
     owners: tuple[str, ...] = ()
     inherited_adapters: Mapping[AdapterKey, AdapterReference] = field(default_factory=dict)
+    re_evaluation_cron: str = EVERY_MONDAY
 
     @property
     def evaluation(self) -> Evaluation:
@@ -453,4 +456,5 @@ def _assemble(
         reference_corpus=corpus,
         owners=file.owners,
         inherited_adapters=inherited_references(path, file.inherited_adapters, own_panel.ids, file.seeds),
+        re_evaluation_cron=file.re_evaluation_cron,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from dagster import AssetDep, AssetsDefinition, MetadataValue, StaticPartitionsDefinition
@@ -28,6 +29,24 @@ class EvalCellsConfig(StepConfig):
     new_measurement: bool = Field(
         default=False, description="Measure again although nothing changed: adds measurement n+1, the earlier ones stay."
     )
+    unless_measured_since: str | None = Field(
+        default=None,
+        description="With new_measurement: leave out sources measured since this time (ISO 8601 with an offset), so that a "
+        "repeated run does what the first one did not.",
+    )
+
+    def wants_again(self, latest: Manifest | None) -> bool:
+        """Say whether a source is to be measured again, given its latest measurement.
+
+        Raises:
+            ValueError: the time is none, or has no offset.
+        """
+        if not self.new_measurement or self.unless_measured_since is None or latest is None:
+            return self.new_measurement
+        since = datetime.fromisoformat(self.unless_measured_since)
+        if since.tzinfo is None:
+            raise ValueError(f"unless_measured_since: {self.unless_measured_since!r} has no offset; write +00:00 for UTC.")
+        return datetime.fromisoformat(latest.made_at) < since
 
 
 def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPartitionsDefinition) -> AssetsDefinition:
@@ -37,7 +56,8 @@ def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPart
 
     def product(products: Products, source: str, config: StepConfig) -> Product:
         assert isinstance(config, EvalCellsConfig)
-        return products.next_eval_cells(study, source, seed, again=config.new_measurement)
+        latest = products.store.manifest(products.latest_eval_cells(study, source, seed).path)
+        return products.next_eval_cells(study, source, seed, again=config.wants_again(latest))
 
     def task(products: Products, source: str, out_dir: Path, runtime: Runtime, config: StepConfig) -> CellsTask:
         store = products.store
