@@ -135,10 +135,12 @@ def _steps(jobs: StudyJobs, shared: str, products: Products) -> Iterator[Step]:
         *(seeded(name, seed, catalog) for seed in study.seeds for name in ("adapter", "merged_model")),
     ]
     yield Step("adapters", shared, dict(of(name, lacking) for name in names))
+    rows = zip(jobs.cells, jobs.scores, strict=True)
+    unmeasured = [_unmeasured(study, seed, products) for seed in study.seeds]
     yield Step(
         "cells",
         jobs.measuring.name,
-        {key: _unmeasured(study, seed, products) for key, seed in zip(jobs.cells, study.seeds, strict=True)},
+        {key: lacks for keys, lacks in zip(rows, unmeasured, strict=True) for key in keys},
     )
 
 

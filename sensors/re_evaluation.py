@@ -61,11 +61,11 @@ def re_evaluation_schedule(jobs: StudyJobs) -> ScheduleDefinition:
         week = period(study.re_evaluation_cron, tick)
         requests = range_requests(
             study.panel.ids,
-            measured,
+            measured | {scores: measured[cells] for cells, scores in zip(jobs.cells, jobs.scores, strict=True)},
             jobs.measuring.name,
             lambda first, last: f"{week}:{first}-{last}",
             {TAG: f"{jobs.name}:{week}"},
-            {"new_measurement": True, "unless_measured_since": tick.isoformat()},
+            {key: {"new_measurement": True, "unless_measured_since": tick.isoformat()} for key in jobs.cells},
         )
         count = str(len(requests))
         return [request.with_replaced_attrs(tags={**request.tags, RUNS_TAG: count}) for request in requests]

@@ -24,7 +24,7 @@ class StudyJobs:
     Attributes:
         study: the study.
         catalog: its profile's catalog.
-        measuring: measures sources (`eval_cells`).
+        measuring: measures sources (`eval_cells`, `marker_scores`).
         results: tables, figures, write-up and overview of the study, and the profile's warehouse.
     """
 
@@ -41,7 +41,12 @@ class StudyJobs:
     @property
     def cells(self) -> list[AssetKey]:
         """The study's `eval_cells`, one for each training seed."""
-        return cell_keys(self.study, self.catalog)
+        return row_keys(self.study, self.catalog, "eval_cells")
+
+    @property
+    def scores(self) -> list[AssetKey]:
+        """The study's `marker_scores`, one for each training seed: of the stored replies of the latest measurement."""
+        return row_keys(self.study, self.catalog, "marker_scores")
 
     def key(self, asset: str) -> AssetKey:
         """Key of an asset of the study."""
@@ -57,9 +62,9 @@ class StudyJobs:
         return RunRequest(run_key=run_key, job_name=self.results.name, asset_selection=only, tags=dict(tags or {}))
 
 
-def cell_keys(study: Study, catalog: Catalog) -> list[AssetKey]:
-    """Keys of a study's `eval_cells`, one for each training seed."""
-    return [study_key(catalog.profile.name, study.name, seeded("eval_cells", seed, catalog)) for seed in study.seeds]
+def row_keys(study: Study, catalog: Catalog, asset: str) -> list[AssetKey]:
+    """Keys of an asset of a study that exists once for each training seed."""
+    return [study_key(catalog.profile.name, study.name, seeded(asset, seed, catalog)) for seed in study.seeds]
 
 
 def study_jobs(study: Study, catalog: Catalog) -> StudyJobs:
@@ -71,8 +76,8 @@ def study_jobs(study: Study, catalog: Catalog) -> StudyJobs:
         catalog,
         define_asset_job(
             f"measure_{name}",
-            AssetSelection.assets(*cell_keys(study, catalog)),
-            description=f"Measure sources of the study {study.name}: every completion of their rows of cells.",
+            AssetSelection.assets(*row_keys(study, catalog, "eval_cells"), *row_keys(study, catalog, "marker_scores")),
+            description=f"Measure sources of the study {study.name}: every completion of their rows of cells, and their scores.",
         ),
         define_asset_job(
             f"results_of_{name}",
@@ -102,7 +107,7 @@ def range_requests(
     job_name: str,
     run_key: Callable[[str, str], str],
     tags: Mapping[str, str],
-    config: Mapping[str, object] | None = None,
+    config: Mapping[AssetKey, Mapping[str, object]] | None = None,
 ) -> list[RunRequest]:
     """Request as few runs as contiguous ranges allow; assets that need the same range share a run.
 
@@ -112,7 +117,7 @@ def range_requests(
         job_name: job that holds the assets.
         run_key: gives a run's key from the first and last persona.
         tags: of every run.
-        config: of every asset in a run.
+        config: of those assets that are not run as they are by default.
     """
     shared: dict[tuple[str, str], list[AssetKey]] = {}
     for key, personas in wanted.items():
@@ -123,7 +128,9 @@ def range_requests(
             run_key=run_key(first, last),
             job_name=job_name,
             asset_selection=keys,
-            run_config={"ops": {key.to_python_identifier(): {"config": dict(config)} for key in keys}} if config else {},
+            run_config={
+                "ops": {key.to_python_identifier(): {"config": dict(config[key])} for key in keys if config and key in config}
+            },
             tags={**tags, ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last},
         )
         for (first, last), keys in shared.items()

@@ -46,11 +46,12 @@ def measurement(persona: str, number: int) -> str:
     return f"{PROFILE}/large/eval_cells/source={persona}/seed=42/measurement={number}"
 
 
-def measured_by_another_version(site: Site, persona: str) -> None:
-    """Make the first measurement one of an older engine: what a manifest says of the identity is no part of its digest."""
+def measured_long_ago(site: Site, persona: str) -> None:
+    """Make the first measurement one of last year's engine: neither is part of a manifest's digest."""
     file = site.store.directory(measurement(persona, 1)) / "manifest.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["facts"]["identity"]["engine_version"] = "4.0.0"
+    content["made_at"] = "2025-01-01T00:00:00+00:00"
     file.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -124,7 +125,7 @@ def called(calls: Queue[Any], log: Path) -> Any:
 def test_a_re_evaluation_by_the_daemon(large_site: Site, tmp_path: Path) -> None:
     site = large_site.copy(tmp_path / "site")
     for persona in SMALL:
-        measured_by_another_version(site, persona)
+        measured_long_ago(site, persona)
     due = datetime.now(UTC) - timedelta(minutes=1)
     cron = f"{due.minute} {due.hour} * * *"
     site.edit(f"{PROFILE}/large.yaml", lambda content: content.update(re_evaluation_cron=cron))

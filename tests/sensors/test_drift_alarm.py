@@ -56,9 +56,7 @@ def check(opened: Opened, verdict: str, p: float = 0.01, name: str = "no_drift_s
 
 def ask(opened: Opened, cursor: str | None = None) -> tuple[list[AssetObservation], str | None]:
     repository = opened.deployment.definitions.get_repository_def()
-    context = build_sensor_context(
-        opened.instance, cursor=cursor, repository_def=repository, resources={"notifier": Notifier()}
-    )
+    context = build_sensor_context(opened.instance, cursor=cursor, repository_def=repository, resources={"notifier": Notifier()})
     found = repository.get_sensor_def("report_drift_of_embedded")(context)
     if isinstance(found, SkipReason):
         return [], context.cursor

@@ -105,7 +105,7 @@ def test_the_whole_chain_is_requested_step_by_step(site: Site, opened: Opened) -
 
     # The old sources were not measured under the new personas: their rows lack cells, so they are measured with the new ones.
     third = ask(opened)
-    assert told(third) == [("measure_embedded_small", {"eval_cells"}, LARGE[0], LARGE[-1])]
+    assert told(third) == [("measure_embedded_small", {"eval_cells", "marker_scores"}, LARGE[0], LARGE[-1])]
     launch(opened, third, DagsterRunStatus.SUCCESS)
     put(site, [*cells(opened, SMALL, 2), *cells(opened, NEW)])
     put(site, [opened.deployment.products.base_model()])
@@ -133,7 +133,7 @@ def test_a_run_in_progress_is_waited_for(opened: Opened) -> None:
 def test_what_failed_is_not_requested_again_and_holds_up_nobody_else(site: Site, opened: Opened) -> None:
     launch(opened, ask(opened), DagsterRunStatus.FAILURE)
     old = ask(opened)
-    assert told(old) == [("measure_embedded_small", {"eval_cells"}, SMALL[0], SMALL[-1])]
+    assert told(old) == [("measure_embedded_small", {"eval_cells", "marker_scores"}, SMALL[0], SMALL[-1])]
     launch(opened, old, DagsterRunStatus.SUCCESS)
     assert ask(opened) == "Nothing of small is missing that was not requested before."
     put(site, [opened.deployment.products.training_answers(NEW[0])])  # made by hand since
@@ -141,7 +141,7 @@ def test_what_failed_is_not_requested_again_and_holds_up_nobody_else(site: Site,
     assert [each[2:] for each in told(second)] == [(NEW[0], NEW[0])]
     launch(opened, second, DagsterRunStatus.SUCCESS)
     put(site, shared(opened, NEW[:1]))
-    assert told(ask(opened)) == [("measure_embedded_small", {"eval_cells"}, NEW[0], NEW[0])]
+    assert told(ask(opened)) == [("measure_embedded_small", {"eval_cells", "marker_scores"}, NEW[0], NEW[0])]
 
 
 def test_a_study_that_was_never_begun_is_not_begun(tmp_path: Path) -> None:
@@ -154,6 +154,7 @@ def test_a_complete_study_lacks_nothing_but_its_results(tmp_path: Path) -> None:
     with site.opened() as opened:
         put(site, [opened.deployment.products.base_model(), *shared(opened, SMALL), *cells(opened, SMALL)])
         assert [each[0] for each in told(ask(opened))] == ["results_of_embedded_small"]
-        assert AssetKey([PROFILE, "warehouse"]) in opened.deployment.definitions.resolve_job_def(
-            "results_of_embedded_small"
-        ).asset_layer.executable_asset_keys
+        assert (
+            AssetKey([PROFILE, "warehouse"])
+            in opened.deployment.definitions.resolve_job_def("results_of_embedded_small").asset_layer.executable_asset_keys
+        )

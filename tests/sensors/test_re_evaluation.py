@@ -48,9 +48,7 @@ def schedule(opened: Opened) -> ScheduleDefinition:
 
 
 def ask(opened: Opened, tick: datetime = TICK) -> list[RunRequest]:
-    context = build_schedule_context(
-        opened.instance, tick, repository_def=opened.deployment.definitions.get_repository_def()
-    )
+    context = build_schedule_context(opened.instance, tick, repository_def=opened.deployment.definitions.get_repository_def())
     return list(schedule(opened).evaluate_tick(context).run_requests or ())
 
 
@@ -64,7 +62,7 @@ def test_one_run_measures_the_whole_cohort_again(opened: Opened) -> None:
     assert ends(request) == (SMALL[0], SMALL[-1])  # the personas that the parent does not have are not inherited
     assert request.run_key == f"2026-W48:{SMALL[0]}-{SMALL[-1]}"
     assert request.tags[RUNS_TAG] == "1"
-    assert list(request.asset_selection or ()) == [CELLS]
+    assert [key.path[-1] for key in request.asset_selection or ()] == ["eval_cells", "marker_scores"]
     job = opened.deployment.definitions.resolve_job_def("measure_embedded_large")
     config = validate_run_config(job, request.run_config)
     assert config["ops"]["embedded__large__eval_cells"]["config"] == {
@@ -89,9 +87,7 @@ def test_every_week_has_keys_of_its_own(opened: Opened) -> None:
 
 def test_nothing_measured_nothing_requested(opened: Opened) -> None:
     measure(opened, *LARGE[len(SMALL) :])
-    context = build_schedule_context(
-        opened.instance, TICK, repository_def=opened.deployment.definitions.get_repository_def()
-    )
+    context = build_schedule_context(opened.instance, TICK, repository_def=opened.deployment.definitions.get_repository_def())
     data = schedule(opened).evaluate_tick(context)
     assert not data.run_requests
     assert data.skip_message == "No inherited adapter of large was measured yet: run the study once."
