@@ -40,11 +40,13 @@ def study_bundles(study: Study, products: Products, work: Path) -> Iterator[Bund
         "clean_result": {"": products.clean_result(study).path},
     }
     for kind, folders in paths.items():
-        versions = {path: products.store.verified(path).data_version for path in folders.values()}
+        directories = {path: products.store.open(path) for path in folders.values()}
+        manifests = {path: _manifest(products, path) for path in directories}
+        versions = {path: manifest.data_version for path, manifest in manifests.items()}
         files = {
-            f"{folder}/{name}".lstrip("/"): products.store.directory(path) / name
+            f"{folder}/{name}".lstrip("/"): directories[path] / name
             for folder, path in folders.items()
-            for name in _names(products.store.verified(path))
+            for name in sorted(manifests[path].files)
         }
         facts = {"profile": products.profile, "study": study.name, "study_digest": study.digest, "products": versions}
         yield seal(f"{products.profile}/{study.name}/{kind}", kind, files, {**facts, "made_by": _made_by()}, work)
@@ -53,7 +55,7 @@ def study_bundles(study: Study, products: Products, work: Path) -> Iterator[Bund
 def _adapter(products: Products, persona: str, seed: int, work: Path) -> Bundle:
     """Bundle one adapter as a registry holds it: what peft loads, its loss curve, and what is known of its training."""
     path = products.adapter(persona, seed).path
-    directory, manifest = products.store.open(path), products.store.verified(path)
+    directory, manifest = products.store.open(path), _manifest(products, path)
     files = {file.name: file for file in sorted((directory / ADAPTER).iterdir())}
     if (directory / LOSS_CURVE_FILE).is_file():
         files[LOSS_CURVE_FILE] = directory / LOSS_CURVE_FILE
@@ -70,8 +72,11 @@ def _adapter(products: Products, persona: str, seed: int, work: Path) -> Bundle:
     return seal(f"{products.profile}/adapter/seed{seed}/{persona}", "adapter", files, known, work)
 
 
-def _names(manifest: Manifest) -> list[str]:
-    return sorted(manifest.files)
+def _manifest(products: Products, path: str) -> Manifest:
+    """Read the manifest of a product that was opened, and so verified."""
+    manifest = products.store.manifest(path)
+    assert manifest is not None
+    return manifest
 
 
 def _made_by() -> str:
