@@ -64,12 +64,36 @@ def missing_cells(cells: pl.DataFrame, panel: Sequence[str], seeds: Sequence[int
     return Verdict(not parts, sentence, {"cells": grid.height, "missing": missing.height, "short": short.height})
 
 
-def not_finite(tables: Mapping[str, pl.DataFrame]) -> Verdict:
-    """Check that no rate or interval is NaN or null where there must be a number."""
+def imported_cells(cells: pl.DataFrame, panel: Sequence[str], seeds: Sequence[int]) -> Verdict:
+    """Say how much of the matrix of an imported study there is; every source needs its own cell.
+
+    Args:
+        cells: table `cells`.
+        panel: the sources.
+        seeds: training seeds.
+    """
+    whole = len(panel) ** 2 * len(seeds)
+    within = cells.filter(pl.col("eval_persona").is_in(list(panel)))
+    own = within.filter(pl.col("source") == pl.col("eval_persona")).height
+    outside = cells.height - within.height
+    sentence = f"{within.height} of the {whole} cells between the {len(panel)} sources were imported, {own} of them own cells"
+    sentence += f", and {outside} under personas that are no source." if outside else "."
+    return Verdict(own == len(panel) * len(seeds) and within.height == whole, sentence, {"cells": within.height, "whole": whole})
+
+
+def not_finite(tables: Mapping[str, pl.DataFrame], *, imported_only: bool = False) -> Verdict:
+    """Check that no rate or interval is NaN or null where there must be a number.
+
+    Args:
+        tables: `cells` and `source_rates`.
+        imported_only: of an imported study, which need not have truncation, base rates and prompt lengths.
+    """
     required = {
         "cells": ("hits", "n", "rate", "wilson_low", "wilson_high", "truncation_rate", "base_rate"),
         "source_rates": ("rate", "wilson_low", "wilson_high", "base_rate", "prompt_tokens"),
     }
+    if imported_only:
+        required = dict.fromkeys(required, ("hits", "n", "rate", "wilson_low", "wilson_high"))
     faults = []
     for table, columns in required.items():
         for column in columns:
@@ -87,7 +111,7 @@ def base_rates(cells: pl.DataFrame, limit: float) -> Verdict:
         cells: table `cells`.
         limit: largest base rate that the analysis plan accepts.
     """
-    rates = cells.select("eval_persona", "base_rate").unique().sort("base_rate", "eval_persona", descending=True)
+    rates = cells.select("eval_persona", "base_rate").drop_nulls().unique().sort("base_rate", "eval_persona", descending=True)
     top = rates.row(0, named=True)
     over = rates.filter(pl.col("base_rate") > limit)
     sentence = f"Largest base rate {top['base_rate']:.3f} ({top['eval_persona']}), limit {limit:g}."

@@ -18,12 +18,13 @@ from persona_assets.capacity.shape import DecoderShape
 from persona_assets.engine_settings import VllmSettings
 from persona_assets.errors import ConfigurationError
 from persona_assets.hashing import sha256_file, sha256_json
+from persona_assets.imported import Imported
 from persona_assets.inheritance import AdapterKey, InheritedField, inherited_references, shared_references
 from persona_assets.panel import Panel, PersonaId, load_panel
 from persona_assets.questions import QuestionSet, load_questions
 from persona_assets.recurrence import EVERY_MONDAY, Cron
 from persona_assets.registry.reference import AdapterReference
-from persona_assets.yaml_files import validate_file
+from persona_assets.yaml_files import read_mapping, validate_file
 
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,47}$")]
 StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
@@ -259,9 +260,32 @@ class StudyFile(_Model):
         return self
 
 
+class ImportedStudyFile(_Model):
+    """What stands in the file of an imported study, as `persona-assets import` writes it; `analysis` may be edited."""
+
+    name: StudyName
+    imported: Imported
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    analysis: AnalysisPlan
+    parent: None = None
+    owners: Annotated[tuple[Owner, ...], Field(description="mail addresses or team:name, shown in the UI")] = ()
+
+    @property
+    def panel_size(self) -> int:
+        """Number of sources."""
+        return len(self.imported.personas)
+
+
+AnyStudyFile = StudyFile | ImportedStudyFile
+
+
 @dataclass(frozen=True)
 class Study:
-    """A study with everything it refers to put in place."""
+    """A study with everything it refers to put in place.
+
+    Attributes:
+        imported: what is known of an imported study; None for one that is measured here.
+    """
 
     name: str
     profile: Profile
@@ -274,6 +298,7 @@ class Study:
     owners: tuple[str, ...] = ()
     inherited_adapters: Mapping[AdapterKey, AdapterReference] = field(default_factory=dict)
     re_evaluation_cron: str = EVERY_MONDAY
+    imported: Imported | None = None
 
     @property
     def evaluation(self) -> Evaluation:
@@ -291,13 +316,23 @@ class Study:
         return () if self.parent is None else (self.parent, *self.parent.ancestors)
 
     def cohort(self, persona_id: str) -> Literal["inherited", "new"]:
-        """Say whether a persona's adapter exists since the parent study, or is pulled from a registry."""
+        """Say whether a persona's adapter exists since the parent study, is pulled from a registry, or was imported."""
+        if self.imported is not None:
+            return "inherited"
         named = any(persona == persona_id for persona, _ in self.inherited_adapters)
         return "inherited" if named or (self.parent is not None and persona_id in self.parent.panel.ids) else "new"
 
     @cached_property
     def plan(self) -> dict[str, object]:
         """The registered plan as plain JSON values: what the digest covers and what a report compares with."""
+        if self.imported is not None:
+            return {
+                "name": self.name,
+                "parent": None,
+                "imported": self.imported.model_dump(mode="json"),
+                "seeds": list(self.seeds),
+                "analysis": self.analysis.model_dump(mode="json"),
+            }
         # Scores are a sensitivity outcome: no registered row depends on them.
         profile = self.profile.model_dump(mode="json", exclude={"runtime", "scoring"})
         # Only where there are any, so that the digests of other studies stay what they are.
@@ -332,8 +367,8 @@ class Catalog:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Every training seed that a study of the profile uses, in order of first use."""
-        return tuple(dict.fromkeys(seed for study in self.studies.values() for seed in study.seeds))
+        """Every training seed that a study measured here uses, in order of first use."""
+        return tuple(dict.fromkeys(seed for study in self.studies.values() if study.imported is None for seed in study.seeds))
 
     def study(self, name: str) -> Study:
         """Return a study by name.
@@ -371,17 +406,26 @@ def load_catalog(studies_directory: Path, profile_name: str) -> Catalog:
     questions = load_questions(studies_directory / "questions.yaml")
     _check_profile(profile_file, profile, panel, questions)
     files = {
-        path.stem: (path, validate_file(path, StudyFile, {"name": path.stem}))
-        for path in sorted(directory.glob("*.yaml"))
-        if path != profile_file
+        path.stem: (path, read_study_file(path)) for path in sorted(directory.glob("*.yaml")) if path != profile_file
     }
-    if not files:
+    if all(isinstance(file, ImportedStudyFile) for _, file in files.values()):
         raise ConfigurationError(f"{directory}: the profile has no study: add a file such as n12.yaml.")
     studies: dict[str, Study] = {}
     for name in _parents_first(files):
         path, file = files[name]
         studies[name] = _assemble(path, file, profile, panel, questions, studies)
     return Catalog(profile, panel, questions, studies, shared_references(directory, studies))
+
+
+def read_study_file(path: Path) -> AnyStudyFile:
+    """Read one study file.
+
+    Raises:
+        ConfigurationError: with file, line, field and reason.
+    """
+    if "imported" in read_mapping(path):
+        return validate_file(path, ImportedStudyFile, {"name": path.stem})
+    return validate_file(path, StudyFile, {"name": path.stem})
 
 
 def _check_profile(path: Path, profile: Profile, panel: Panel, questions: QuestionSet) -> None:
@@ -408,7 +452,7 @@ def _check_profile(path: Path, profile: Profile, panel: Panel, questions: Questi
         )
 
 
-def _parents_first(files: dict[str, tuple[Path, StudyFile]]) -> list[str]:
+def _parents_first(files: dict[str, tuple[Path, AnyStudyFile]]) -> list[str]:
     ordered: list[str] = []
     waiting = sorted(files, key=lambda name: (files[name][1].panel_size, name))
     while waiting:
@@ -424,14 +468,25 @@ def _parents_first(files: dict[str, tuple[Path, StudyFile]]) -> list[str]:
 
 
 def _assemble(
-    path: Path, file: StudyFile, profile: Profile, panel: Panel, questions: QuestionSet, studies: dict[str, Study]
+    path: Path, file: AnyStudyFile, profile: Profile, panel: Panel, questions: QuestionSet, studies: dict[str, Study]
 ) -> Study:
+    if isinstance(file, ImportedStudyFile):
+        imported = file.imported
+        return Study(
+            file.name, profile, imported.panel, questions, None, file.seeds, file.analysis, owners=file.owners, imported=imported
+        )
     try:
         own_panel = panel.prefix(file.panel_size)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: panel_size: {error}") from error
     parent = None if file.parent is None else studies[file.parent]
-    if parent is not None and len(parent.panel) > len(own_panel):
+    if parent is not None and parent.imported is not None:
+        if not set(parent.panel.ids) & set(own_panel.ids):
+            raise ConfigurationError(
+                f"{path}: parent: the imported study {parent.name} has none of the {len(own_panel)} personas of this panel, so "
+                f"there is nothing to inherit; it has {', '.join(parent.panel.ids)}."
+            )
+    elif parent is not None and len(parent.panel) > len(own_panel):
         raise ConfigurationError(
             f"{path}: panel_size: {file.panel_size} is smaller than the {len(parent.panel)} of its parent {parent.name}; "
             f"a child study appends to its parent's panel."

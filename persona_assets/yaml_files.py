@@ -51,6 +51,24 @@ def validate_file(path: Path, model: type[ModelT], extra: dict[str, object] | No
         raise ConfigurationError(_describe(path, error)) from error
 
 
+def model_from(model: type[ModelT], content: dict[str, object], what: str) -> ModelT:
+    """Make a pydantic model of values that come from no file.
+
+    Args:
+        model: the model.
+        content: its fields.
+        what: for the message.
+
+    Raises:
+        ConfigurationError: one line per offending field.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+        raise ConfigurationError(f"{what} cannot be written as a study file: {'; '.join(told)}") from error
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice, where YAML would silently keep the last."""
 

@@ -80,6 +80,11 @@ class Lake(ConfigurableResource):  # type: ignore[type-arg]  # no resource value
         return max(self.measurement_numbers(profile, study, seed, source), default=0)
 
     @staticmethod
+    def imported(profile: str, study: str) -> str:
+        """Path of what was imported of an earlier study."""
+        return f"{profile}/{study}/imported"
+
+    @staticmethod
     def tables(profile: str, study: str, asset: str) -> str:
         """Path of the tables that one asset of a study writes."""
         return f"{profile}/{study}/tables/{asset}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dagster import Definitions
+from dagster import AssetsDefinition, AssetSpec, Definitions
 
 from persona_assets.assets.cells import eval_cells
 from persona_assets.assets.checks import shared_checks, study_checks
+from persona_assets.assets.imports import imported_asset
 from persona_assets.assets.marker_scores import marker_scores
 from persona_assets.assets.overviews import study_overview
 from persona_assets.assets.partitions import persona_partitions
+from persona_assets.assets.products import analysed
 from persona_assets.assets.publication import study_publication, upload_verification
 from persona_assets.assets.published import study_clean_result, study_figures, warehouse_asset
 from persona_assets.assets.shared import shared_assets
@@ -18,13 +20,19 @@ from persona_assets.study import Catalog
 
 def profile_definitions(catalog: Catalog) -> Definitions:
     """Build every asset and check of a profile and its studies."""
-    assets = [*shared_assets(catalog, persona_partitions(catalog.panel)), warehouse_asset(catalog)]
+    assets: list[AssetsDefinition | AssetSpec] = [*shared_assets(catalog, persona_partitions(catalog.panel))]
+    assets.append(warehouse_asset(catalog))
     checks = [*shared_checks(catalog)]
     for study in catalog.studies.values():
+        checks += study_checks(study, catalog)
+        assets += study_tables(study, catalog)
+        if analysed(study):
+            assets += [study_figures(study, catalog), study_clean_result(study, catalog), study_overview(study, catalog)]
+        if study.imported is not None:
+            assets.append(imported_asset(study, catalog))
+            continue
         partitions = persona_partitions(study.panel)
         assets += [make(study, catalog, seed, partitions) for seed in study.seeds for make in (eval_cells, marker_scores)]
-        assets += [*study_tables(study, catalog), study_figures(study, catalog), study_clean_result(study, catalog)]
-        assets.append(study_overview(study, catalog))
         assets.append(study_publication(study, catalog))
-        checks += [*study_checks(study, catalog), upload_verification(study, catalog)]
+        checks.append(upload_verification(study, catalog))
     return Definitions(assets=assets, asset_checks=checks)

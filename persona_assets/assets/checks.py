@@ -19,7 +19,7 @@ from dagster import (
 
 from persona_assets import integrity
 from persona_assets.assets.partitions import shared_key, study_key
-from persona_assets.assets.products import TABLE_PRODUCTS, Products
+from persona_assets.assets.products import TABLE_PRODUCTS, Products, analysed
 from persona_assets.integrity import Verdict
 from persona_assets.study import Catalog, Study
 from resources.lake import Lake
@@ -70,6 +70,8 @@ def study_checks(study: Study, catalog: Catalog) -> list[AssetChecksDefinition]:
 
         return check
 
+    if study.imported is not None:
+        return _imported_checks(study, catalog, table_check)
     return [
         table_check(
             "no_missing_cells",
@@ -100,6 +102,52 @@ def study_checks(study: Study, catalog: Catalog) -> list[AssetChecksDefinition]:
         *_drift_checks(study, catalog),
         _writeup_check(study, catalog),
     ]
+
+
+def _imported_checks(
+    study: Study, catalog: Catalog, table_check: Callable[..., AssetChecksDefinition]
+) -> list[AssetChecksDefinition]:
+    """The same checks on an imported study: what its files cannot show is a warning there, and stops nothing."""
+    imported = study.imported
+    assert imported is not None
+    checks = [
+        table_check(
+            "no_missing_cells",
+            "Every imported source has its own cell, and how many of the cells of the whole matrix were imported.",
+            lambda tables: integrity.imported_cells(tables["cells"], study.panel.ids, study.seeds),
+            blocking=False,
+        ),
+        table_check(
+            "one_measurement_identity",
+            "All imported cells were measured under the same, known conditions; unknown ones make comparisons confounded.",
+            lambda tables: integrity.one_identity(tables["measurements"], study.analysis.identity_override),
+            blocking=False,
+        ),
+        table_check(
+            "no_nan",
+            "No imported rate or interval is null or NaN.",
+            lambda tables: integrity.not_finite(tables, imported_only=True),
+            blocking=True,
+        ),
+        table_check(
+            "rates_not_degenerate",
+            "Source rates are spread, so that a correlation with them can mean something.",
+            lambda tables: integrity.degenerate_rates(tables["source_rates"]),
+            blocking=False,
+        ),
+    ]
+    if imported.why_not("base rates") is None:
+        checks.append(
+            table_check(
+                "base_rate",
+                "The base model without adapter did not emit the marker.",
+                lambda tables: integrity.base_rates(tables["cells"], study.analysis.base_rate_limit),
+                blocking=False,
+            )
+        )
+    if analysed(study):
+        checks += [_gate_checks(study, catalog), *_drift_checks(study, catalog), _writeup_check(study, catalog)]
+    return checks
 
 
 def gate_check_name(gate: str, split: str | None, layer: int) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from persona_assets.assets.products import Products, frozen_panel
+from persona_assets.assets import imports
+from persona_assets.assets.products import Products, analysed, frozen_panel, layer_count
 from persona_assets.measurement import Measurement, measurements_table
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Study
@@ -46,6 +47,8 @@ def compute_source_rates(data: StudyData) -> Tables:
     from persona_assets.statistics.rates import cells_table, source_rates
 
     study, products, store = data.study, data.products, data.products.store
+    if study.imported is not None:
+        return imports.source_rates_tables(data)
     panel, plan = study.panel, study.analysis
     rows = [products.latest_eval_cells(study, source, seed) for seed in study.seeds for source in panel.ids]
     # A source that is not listed is one whose negatives are not known.
@@ -116,6 +119,8 @@ def compute_geometry(data: StudyData) -> Tables:
     from persona_assets.geometry.cosines import geometry_frame, pairwise_frame
 
     panel = data.study.panel
+    if data.study.imported is not None:
+        return imports.geometry_tables(data)
     centroids = {persona: vectors(data, persona)["centroid"] for persona in panel.ids}
     stacked = np.stack([centroids[persona] for persona in panel.ids])
     reference = np.stack([centroids[persona] for persona in frozen_panel(data.study)])
@@ -134,6 +139,8 @@ def compute_regressions(data: StudyData) -> Tables:
 
     study, plan = data.study, data.study.analysis
     frames = checked_frames(data, study)
+    if study.imported is not None:
+        return imports.regression_tables(data, frames)
     observed = {centring: frames.observations(study.panel.anchor, centring) for centring in frames.centrings()}
     panel = observed["panel"]
     states = np.stack([vectors(data, persona)["question_vectors"] for persona in study.panel.ids])
@@ -182,7 +189,7 @@ def compute_power(data: StudyData) -> Tables:
         study.panel.ids,
         [persona.category for persona in study.panel],
         [study.cohort(persona) for persona in study.panel.ids],
-        n_layers=study.profile.base_model.layers,
+        n_layers=layer_count(study),
         seed=plan.seed,
         alpha=plan.alpha,
         slope_tolerance=plan.slope_tolerance,
@@ -194,10 +201,10 @@ def compute_power(data: StudyData) -> Tables:
 
 def compute_attenuation(data: StudyData) -> Tables:
     """Table `attenuation`: |rho| over the study and its ancestors."""
-    from persona_assets.statistics.attenuation import attenuation
+    from persona_assets.statistics.attenuation import absent_studies, attenuation
 
     study, plan = data.study, data.study.analysis
-    lineage = {each.name: observations(data, each) for each in (*reversed(study.ancestors), study)}
+    lineage = {each.name: observations(data, each) for each in (*reversed(study.ancestors), study) if analysed(each)}
     table = attenuation(
         lineage,
         plan.primary_layers,
@@ -205,7 +212,8 @@ def compute_attenuation(data: StudyData) -> Tables:
         resamples=plan.bootstrap_resamples,
         confidence=plan.confidence_level,
     )
-    return {"attenuation": table}
+    missing = [each.name for each in study.ancestors if not analysed(each)]
+    return {"attenuation": pl.concat([table, absent_studies(missing, plan.primary_layers)])}
 
 
 def checked_frames(data: StudyData, study: Study) -> StudyFrames:
@@ -220,10 +228,17 @@ def checked_frames(data: StudyData, study: Study) -> StudyFrames:
         source_rates=data.table(rates, "source_rates"),
         geometry=data.table(geometry, "geometry"),
         measurements=measurements,
-        personas=pl.DataFrame([persona.model_dump() for persona in study.panel]).rename({"id": "persona"}),
+        personas=_persona_facts(study),
         cells=data.table(rates, "cells"),
         pairwise_cosines=data.table(geometry, "pairwise_cosines"),
     )
+
+
+def _persona_facts(study: Study) -> pl.DataFrame:
+    facts = pl.DataFrame([persona.model_dump() for persona in study.panel]).rename({"id": "persona"})
+    # Of an imported study not every prompt may be known; statistics of prompts need all of them.
+    known = study.imported is None or set(study.imported.prompts) == set(study.panel.ids)
+    return facts if known else facts.drop("prompt")
 
 
 def observations(data: StudyData, study: Study) -> StudyObservations:
@@ -240,11 +255,13 @@ def compute_inherited_drift(data: StudyData) -> Tables:
     # Without a parent there is no inherited source: its tables are those of an empty parent.
     parent = now if study.parent is None else products.source_rates(study.parent)
     rows = slice(0, 0) if study.parent is None else slice(None)
+    measured = (data.table(now, "measurements"), data.table(parent, "measurements")[rows])
+    if study.parent is not None and study.parent.imported is not None:
+        measured = imports.with_prompts(study, study.parent, *measured)
     result = inherited_drift(
         data.table(now, "source_rates"),
         data.table(parent, "source_rates")[rows],
-        data.table(now, "measurements"),
-        data.table(parent, "measurements")[rows],
+        *measured,
         **drift_settings(study.analysis),
     )
     return {"inherited_drift": result.inherited_drift, "drift_tests": result.drift_tests}
@@ -292,6 +309,8 @@ def plan_changes(data: StudyData) -> str:
     """Name the fields of the registered plan that changed since the study's first measurement; empty when none did."""
     changed: set[str] = set()
     study, products = data.study, data.products
+    if study.imported is not None:  # its plan was written when it was imported, after it was measured
+        return ""
     for seed in study.seeds:
         for source in study.panel.ids:
             manifest = products.store.verified(products.eval_cells(study, source, seed, 1).path)

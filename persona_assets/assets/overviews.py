@@ -10,7 +10,7 @@ from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MetadataV
 from persona_assets.assets.metadata import lake_link, product_links, table_preview
 from persona_assets.assets.partitions import group_name, study_key
 from persona_assets.assets.pictures import picture
-from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products
+from persona_assets.assets.products import VERSIONS, Products, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.store import Manifest
 from persona_assets.study import Catalog, Study
@@ -25,7 +25,7 @@ _GATE_COLUMNS = ("gate", "split", "layer", "observed", "threshold", "p", "n", "p
 def study_overview(study: Study, catalog: Catalog) -> AssetsDefinition:
     """Build the asset that sums a study up."""
     profile = catalog.profile.name
-    read = (*TABLE_PRODUCTS, "figures", "clean_result")
+    read = (*table_names(study), "figures", "clean_result")
 
     @asset(
         key=study_key(profile, study.name, "overview"),
@@ -97,5 +97,6 @@ def _numbers(products: Products, study: Study, warehouse: Warehouse) -> dict[str
         "drift": MetadataValue.text(drift["verdict"]),
         "source_rates": table_preview("source_rates", rates["source_rates"].select(_RATE_COLUMNS)),
         "gates": table_preview("gates", registered.select(_GATE_COLUMNS)),
-        **{name: picture(figures / f"{name}.png") for name in OVERVIEW_FIGURES},
+        # An import may hold no cells but the source rates, and then has no heat map.
+        **{name: picture(figures / f"{name}.png") for name in OVERVIEW_FIGURES if (figures / f"{name}.png").is_file()},
     }

@@ -30,7 +30,7 @@ VERSIONS = {
     "power": "1",
     "attenuation": "1",
     "gates": "2",
-    "inherited_drift": "1",
+    "inherited_drift": "2",
     "remeasurement_drift": "1",
     "retest": "1",
     "figures": "2",
@@ -289,8 +289,14 @@ class Products:
         rows = (self.latest_marker_scores(study, source, seed) for seed in study.seeds for source in study.panel.ids)
         return tuple(product for product in rows if self.store.manifest(product.path) is not None)
 
+    def imported_path(self, study: Study) -> str:
+        """Place of what was imported of an earlier study."""
+        return self.lake.imported(self.profile, study.name)
+
     def source_rates(self, study: Study) -> Product:
         """Tables `cells`, `source_rates`, `source_scores` and `measurements`."""
+        if study.imported is not None:
+            return self._tables(study, "source_rates", {}, self.imported_path(study))
         return self._tables(
             study,
             "source_rates",
@@ -311,6 +317,8 @@ class Products:
 
     def geometry(self, study: Study) -> Product:
         """Tables `geometry` and `pairwise_cosines`."""
+        if study.imported is not None:
+            return self._tables(study, "geometry", {}, self.imported_path(study))
         return self._tables(
             study,
             "geometry",
@@ -326,12 +334,14 @@ class Products:
             {
                 "categories": dict(study.panel.categories),
                 "cohorts": {persona: study.cohort(persona) for persona in study.panel.ids},
-                "layers": study.profile.base_model.layers,
+                "layers": layer_count(study),
             },
         )
 
     def regressions(self, study: Study) -> Product:
         """Tables `regressions` and `probe`."""
+        if study.imported is not None:
+            return self._tables(study, "regressions", {}, self.source_rates(study).path, self.geometry(study).path)
         return self._tables(
             study,
             "regressions",
@@ -353,7 +363,7 @@ class Products:
             study,
             "attenuation",
             {"lineage": [each.name for each in lineage]},
-            *(product(each).path for each in lineage for product in (self.source_rates, self.geometry)),
+            *(product(each).path for each in lineage if analysed(each) for product in (self.source_rates, self.geometry)),
         )
 
     def inherited_drift(self, study: Study) -> Product:
@@ -407,13 +417,18 @@ class Products:
 
     def clean_result(self, study: Study) -> Product:
         """The write-up of the study."""
+        parameters: dict[str, object] = {"study": study.name, "study_digest": study.digest}
+        place, figures = self.lake.clean_result(self.profile, study.name), self.figures(study).path
+        if study.imported is not None:
+            inputs = (self.imported_path(study), *self.table_paths(study), figures)
+            return _product(place, "clean_result", parameters, *inputs)
         return _product(
-            self.lake.clean_result(self.profile, study.name),
+            place,
             "clean_result",
-            {"study": study.name, "study_digest": study.digest},
+            parameters,
             self.base_path,
             *self.table_paths(study),
-            self.figures(study).path,
+            figures,
             *(self.latest_eval_cells(study, source, seed).path for seed in study.seeds for source in study.panel.ids),
         )
 
@@ -449,7 +464,7 @@ class Products:
 
     def table_paths(self, study: Study) -> tuple[str, ...]:
         """Paths of all tables of a study."""
-        return tuple(product(self, study).path for product in TABLE_PRODUCTS.values())
+        return tuple(TABLE_PRODUCTS[name](self, study).path for name in table_names(study))
 
     def state(self, product: Product) -> State:
         """State of a product."""
@@ -506,9 +521,25 @@ SHOWN_PRODUCTS: dict[str, Callable[[Products, Study], Product]] = {
 """What a person looks at, made from the tables, in the order in which it is made."""
 
 
+def table_names(study: Study) -> tuple[str, ...]:
+    """Table assets that a study has: all of them, or those that its imported data support."""
+    return tuple(TABLE_PRODUCTS) if study.imported is None else study.imported.tables
+
+
+def analysed(study: Study) -> bool:
+    """Whether a study has the correlations, gates and write-up: an import can hold too little for them."""
+    return "regressions" in table_names(study)
+
+
+def layer_count(study: Study) -> int:
+    """Layers of a study's scan: those of the base model, or those that were imported."""
+    return study.profile.base_model.layers if study.imported is None else len(study.imported.layers)
+
+
 def frozen_panel(study: Study) -> tuple[str, ...]:
-    """The reference panel of frozen centring: that of the first study of the lineage, which never changes."""
-    return (study.ancestors[-1] if study.ancestors else study).panel.ids
+    """The reference panel of frozen centring: that of the first study measured here, which never changes."""
+    measured = [each for each in (study, *study.ancestors) if each.imported is None]
+    return measured[-1].panel.ids
 
 
 def _product(path: str, producer: str, parameters: dict[str, object], *inputs: str) -> Product:

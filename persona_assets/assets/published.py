@@ -7,10 +7,11 @@ from pathlib import Path
 
 from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, Output, asset
 
+from persona_assets.assets.imports import IMPORTED
 from persona_assets.assets.metadata import lake_link, product_links
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.pictures import pictures
-from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products, seeded
+from persona_assets.assets.products import VERSIONS, Products, seeded, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.hashing import sha256_json
 from persona_assets.store import Manifest
@@ -31,7 +32,7 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
         kinds={"matplotlib"},
         code_version=VERSIONS["figures"],
         owners=list(study.owners),
-        deps=[AssetDep(study_key(profile, each.name, name)) for each in (study, *study.ancestors) for name in TABLE_PRODUCTS],
+        deps=[AssetDep(study_key(profile, each.name, name)) for each in (study, *study.ancestors) for name in table_names(each)],
         dagster_type=NOTHING,
     )
     def figures(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> Iterator[Output[None]]:
@@ -74,7 +75,13 @@ def published_paths(products: Products) -> dict[str, tuple[str, ...]]:
 def study_clean_result(study: Study, catalog: Catalog) -> AssetsDefinition:
     """Build the asset that writes a study up."""
     profile = catalog.profile.name
-    names = [*TABLE_PRODUCTS, "figures", *(seeded("eval_cells", seed, catalog) for seed in study.seeds)]
+    names = [*table_names(study), "figures"]
+    if study.imported is None:
+        names += [seeded("eval_cells", seed, catalog) for seed in study.seeds]
+        base = [AssetDep(shared_key(profile, "base_model"))]
+    else:
+        names.append(IMPORTED)
+        base = []
 
     @asset(
         key=study_key(profile, study.name, "clean_result"),
@@ -86,7 +93,7 @@ def study_clean_result(study: Study, catalog: Catalog) -> AssetsDefinition:
         kinds={"markdown"},
         code_version=VERSIONS["clean_result"],
         owners=list(study.owners),
-        deps=[AssetDep(shared_key(profile, "base_model")), *(AssetDep(study_key(profile, study.name, name)) for name in names)],
+        deps=[*base, *(AssetDep(study_key(profile, study.name, name)) for name in names)],
         dagster_type=NOTHING,
     )
     def clean_result(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> Iterator[Output[None]]:
@@ -119,7 +126,7 @@ def study_clean_result(study: Study, catalog: Catalog) -> AssetsDefinition:
 def warehouse_asset(catalog: Catalog) -> AssetsDefinition:
     """Build the asset that publishes a profile's `warehouse.duckdb`."""
     profile = catalog.profile.name
-    deps = [study_key(profile, study, name) for study in catalog.studies for name in TABLE_PRODUCTS]
+    deps = [study_key(profile, study.name, name) for study in catalog.studies.values() for name in table_names(study)]
 
     @asset(
         key=shared_key(profile, "warehouse"),

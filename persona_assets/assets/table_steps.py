@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 from dagster import MetadataValue
 
 from persona_assets.assets import computing, remeasuring, retesting
 from persona_assets.assets.computing import StudyData, Tables
-from persona_assets.assets.products import seeded
+from persona_assets.assets.imports import IMPORTED, import_facts
+from persona_assets.assets.products import seeded, table_names
 from persona_assets.study import Catalog, Study
 
 
@@ -42,8 +43,31 @@ class TableStep:
 
 
 def table_steps(study: Study, catalog: Catalog) -> list[TableStep]:
-    """List the table assets of a study, in the order in which the story goes."""
+    """List the table assets of a study, in the order in which the story goes; of an imported one those it supports."""
+    if study.imported is not None:
+        return [_of_import(step, study) for step in _all_steps(study, [], []) if step.name in table_names(study)]
     cells, scores = ([seeded(name, seed, catalog) for seed in study.seeds] for name in ("eval_cells", "marker_scores"))
+    steps = _all_steps(study, cells, scores)
+    return [_beside_import(step, study.parent) if step.name == "inherited_drift" else step for step in steps]
+
+
+def _beside_import(step: TableStep, parent: Study | None) -> TableStep:
+    """Say what is known of the parent's measurement where it was imported."""
+    if parent is None or parent.imported is None:
+        return step
+    facts = {f"parent_{name}": value for name, value in import_facts(parent.imported).items() if name != "cohort"}
+    return replace(step, headline=lambda tables: {**step.headline(tables), **facts})
+
+
+def _of_import(step: TableStep, study: Study) -> TableStep:
+    """The same step on what was imported instead of on what is measured here."""
+    assert study.imported is not None
+    facts = import_facts(study.imported) if step.name == "source_rates" else {}
+    own = [*step.own, *([IMPORTED] if step.name in ("source_rates", "geometry") else [])]
+    return replace(step, shared=[], own=own, headline=lambda tables: {**step.headline(tables), **facts})
+
+
+def _all_steps(study: Study, cells: Sequence[str], scores: Sequence[str]) -> list[TableStep]:
     return [
         TableStep(
             "power",
@@ -177,13 +201,17 @@ def _off_diagonal_headline(tables: Tables) -> dict[str, MetadataValue]:
 def rates_headline(tables: Tables) -> dict[str, MetadataValue]:
     """Means and extremes over the tables of `source_rates`."""
     rates, cells = tables["source_rates"], tables["cells"]
-    others = cells.filter(pl.col("kind") != "self")
-    return {
-        "mean_source_rate": MetadataValue.float(float(rates["rate"].mean())),  # type: ignore[arg-type]  # never empty
-        "mean_bystander_rate": MetadataValue.float(float(others["rate"].mean())),  # type: ignore[arg-type]
-        "max_base_rate": MetadataValue.float(float(rates["base_rate"].max())),  # type: ignore[arg-type]
-        "flagged_for_truncation": MetadataValue.int(int(rates["truncation_flagged"].sum())),
+    others = cells.filter(pl.col("source") != pl.col("eval_persona"))
+    found = {
+        "mean_source_rate": rates["rate"].mean(),
+        "mean_bystander_rate": others["rate"].mean(),
+        "max_base_rate": rates["base_rate"].max(),
     }
+    known = {name: value for name, value in found.items() if isinstance(value, float)}
+    numbers: dict[str, MetadataValue] = {name: MetadataValue.float(value) for name, value in known.items()}
+    if rates["truncation_flagged"].null_count() == rates.height:  # an import does not say why completions ended
+        return numbers
+    return {**numbers, "flagged_for_truncation": MetadataValue.int(int(rates["truncation_flagged"].sum()))}
 
 
 def _regressions_headline(tables: Tables) -> dict[str, MetadataValue]:

@@ -19,7 +19,7 @@ from dagster import (
 from persona_assets.assets.computing import StudyData
 from persona_assets.assets.metadata import product_links, table_columns, table_preview
 from persona_assets.assets.partitions import group_name, shared_key, study_key
-from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products
+from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.table_steps import TableStep, table_steps
 from persona_assets.store import Manifest
@@ -38,7 +38,9 @@ def _table_asset(step: TableStep, study: Study, catalog: Catalog) -> AssetsDefin
     profile = catalog.profile.name
     own = [study_key(profile, study.name, name) for name in step.own]
     parent = [] if study.parent is None else [study_key(profile, study.parent.name, name) for name in step.parent]
-    ancestors = [study_key(profile, each.name, name) for each in study.ancestors for name in step.ancestors]
+    ancestors = [
+        study_key(profile, each.name, name) for each in study.ancestors for name in step.ancestors if name in table_names(each)
+    ]
     deps = [
         *(_shared_dep(name, study, profile) for name in step.shared),
         *(AssetDep(key) for key in (*own, *parent, *ancestors)),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import polars as pl
 
-from persona_assets.assets.products import TABLE_PRODUCTS, Products
+from persona_assets.ancestor.product import completions_file
+from persona_assets.assets.products import TABLE_PRODUCTS, Products, table_names
 from persona_assets.reporting.writeup import CompletionFiles, Sources, read_figures
+from persona_assets.statistics.tidy import TIDY_SCHEMA
 from persona_assets.study import Study
 from persona_assets.tasks.cells import COMPLETIONS_FILE
 from resources.warehouse import Warehouse
@@ -28,12 +31,13 @@ def writeup_sources(study: Study, products: Products, warehouse: Warehouse) -> S
     """
     store = products.store
     tables = warehouse.tables(products.table_paths(study))
-    rows = {(source, seed): products.latest_eval_cells(study, source, seed) for seed in study.seeds for source in study.panel.ids}
+    if study.imported is not None:
+        tables.setdefault("off_diagonal", pl.DataFrame(schema=TIDY_SCHEMA))  # not supported by every import
     return Sources(
         study=study,
         tables=tables,
         figures=read_figures(store.open(products.figures(study).path)),
-        completions=CompletionFiles({key: store.open(product.path) / COMPLETIONS_FILE for key, product in rows.items()}),
+        completions=CompletionFiles(_completions(study, products)),
         artifacts=pl.DataFrame(
             list(_artifacts(study, products, tables["measurements"])), schema=["artifact", "path", "digest"], orient="row"
         ),
@@ -41,15 +45,25 @@ def writeup_sources(study: Study, products: Products, warehouse: Warehouse) -> S
     )
 
 
+def _completions(study: Study, products: Products) -> dict[tuple[str, int], Path]:
+    keys = [(source, seed) for seed in study.seeds for source in study.panel.ids]
+    if study.imported is not None:
+        directory = products.store.open(products.imported_path(study))
+        files = {key: directory / completions_file(*key) for key in keys}
+        return {key: file for key, file in files.items() if file.is_file()}
+    return {key: products.store.open(products.latest_eval_cells(study, *key).path) / COMPLETIONS_FILE for key in keys}
+
+
 def _artifacts(study: Study, products: Products, measurements: pl.DataFrame) -> Iterator[tuple[str, str, str]]:
     store = products.store
     yield "study", f"studies/{products.profile}/{study.name}.yaml", study.digest
-    yield "base model", products.base_path, store.verified(products.base_path).data_version
+    made_of = products.base_path if study.imported is None else products.imported_path(study)
+    yield ("base model" if study.imported is None else "import"), made_of, store.verified(made_of).data_version
     for name, column in _MEASURED.items():
         for number, digest in enumerate(measurements[column].unique(maintain_order=True).to_list()):
-            yield f"{name}, as measured" + (f" ({number + 1})" if number else ""), products.base_path, digest
-    for name, make in TABLE_PRODUCTS.items():
-        path = make(products, study).path
+            yield f"{name}, as measured" + (f" ({number + 1})" if number else ""), made_of, digest
+    for name in table_names(study):
+        path = TABLE_PRODUCTS[name](products, study).path
         yield f"tables {name}", path, store.verified(path).data_version
     figures = products.figures(study).path
     yield "figures", figures, store.verified(figures).data_version

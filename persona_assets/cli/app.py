@@ -214,6 +214,63 @@ def doctor(profile: Profile = "embedded", as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command("import", epilog="Example: persona-assets import ~/results/n12 --study ancestor --engine vllm --dry-run")
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Directory of results of an earlier study, or one file of it.")],
+    study: Annotated[str, typer.Option("--study", help="Name of the imported study here.")],
+    profile: Profile = "embedded",
+    engine: Annotated[str | None, typer.Option(help="State the engine that evaluated it; the files do not say.")] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="State another condition as NAME=VALUE (repeatable); all=here: everything as this profile measures."),
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="Remark to keep with the study.")] = None,
+    marker: Annotated[str | None, typer.Option(help="Implanted string; by default the profile's.")] = None,
+    prefer: Annotated[str | None, typer.Option(help="File to believe: run_result, marker_eval or raw_completions.")] = None,
+    condition: Annotated[str | None, typer.Option(help="The one condition to import, such as asst_excluded_medium.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The one training seed to import; a whole-study file needs it.")] = None,
+    completions: Annotated[int | None, typer.Option(min=1, help="Completions behind each rate of a whole-study file.")] = None,
+    centring: Annotated[str, typer.Option(help="Of the cosines in a whole-study file: panel or none.")] = "panel",
+    category: Annotated[list[str] | None, typer.Option(help="PERSONA=CATEGORY where the files give none (repeatable).")] = None,
+    primary_layer: Annotated[list[int] | None, typer.Option(help="Primary layer of the analysis (repeatable).")] = None,
+    skip_refused: Annotated[bool, typer.Option("--skip-refused", help="Import the rest when something is refused.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an import of the same name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be imported and refused; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Import the results of an earlier study, so that a study here can have it as its parent.
+
+    What is refused, and what the data cannot support, is listed with the reason. Nothing is written while anything is refused.
+    """
+    from persona_assets.cli.deployment import open_deployment
+    from persona_assets.cli.importing import Request, import_study, print_outcome
+
+    request = Request(
+        path=path,
+        study=study,
+        statements=(*(state or ()), *([] if engine is None else [f"engine={engine}"])),
+        note=note,
+        marker=marker,
+        prefer=prefer,
+        condition=condition,
+        seed=seed,
+        completions=completions,
+        centring=centring,  # type: ignore[arg-type]  # checked with the other options
+        categories=tuple(category or ()),
+        primary_layers=tuple(primary_layer or ()),
+        skip_refused=skip_refused,
+        replace=replace,
+        dry_run=dry_run,
+    )
+    outcome = import_study(open_deployment(profile), request)
+    if as_json:
+        typer.echo(json.dumps(outcome.as_json(), indent=1))
+    else:
+        print_outcome(outcome, request)
+    if outcome.imported is None or (outcome.refused and not skip_refused):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; errors meant for the user end with their text and exit code 1."""
     try:

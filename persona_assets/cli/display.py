@@ -94,15 +94,22 @@ def _progress_bars() -> Iterator[None]:
 
 def print_result(deployment: Deployment, study: Study) -> None:
     """Print source rates, the largest |rho|, gates, bucket and confidence, and where to find the rest."""
+    from persona_assets.assets.products import analysed
     from resources.lake import Lake
     from resources.warehouse import Warehouse
 
     products, warehouse = deployment.products, Warehouse(lake=Lake())
     rates = warehouse.table(products.source_rates(study).path, "source_rates")
+    _print_rates(rates)
+    if study.imported is not None:
+        console.print(f"Imported from {study.imported.source}. Measurement identity: {study.imported.identity_sentence}.")
+        for each in study.imported.not_supported:
+            console.print(f"[yellow]Not supported:[/yellow] {each.what}: {each.why}")
+    if not analysed(study):
+        return
     gates = warehouse.table(products.gates(study).path, "gates").filter("registered")
     outcome = warehouse.table(products.gates(study).path, "outcome").row(0, named=True)
     drift = warehouse.table(products.inherited_drift(study).path, "drift_tests").filter("registered").row(0, named=True)
-    _print_rates(rates)
     _print_gates(gates)
     if outcome["strongest_rho"] is None:
         console.print("Largest |rho|: not estimable")
@@ -138,7 +145,7 @@ def _print_rates(rates: pl.DataFrame) -> None:
             str(row["seed"]),
             f"{row['rate']:.2f}",
             f"{row['wilson_low']:.2f} to {row['wilson_high']:.2f}",
-            f"{row['base_rate']:.2f}",
+            "-" if row["base_rate"] is None else f"{row['base_rate']:.2f}",
         )
     console.print(table)
 

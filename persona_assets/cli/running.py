@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from persona_assets.assets.partitions import shared_key, study_key
-from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, seeded
+from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, analysed, seeded, table_names
 from persona_assets.assets.steps import GPU_POOL
 from persona_assets.cli.pools import PROCESS_TAG, end_killed_runs, this_process, wait_for_pool
 from persona_assets.errors import PersonaAssetsError
@@ -64,6 +64,13 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
     def seeds(name: str, make: Callable[[str, int], Product]) -> list[PlannedAsset]:
         return [shared(seeded(name, seed, catalog), lambda persona, seed=seed: make(persona, seed)) for seed in study.seeds]  # type: ignore[misc]
 
+    shown = SHOWN_PRODUCTS if analysed(study) else {}
+    tables = [
+        PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(products, study)})  # type: ignore[misc]
+        for name, make in (*((name, TABLE_PRODUCTS[name]) for name in table_names(study)), *shown.items())
+    ]
+    if study.imported is not None:
+        return [Stage("analysis", tuple(tables))]
     cells = [
         PlannedAsset(
             study_key(profile, study.name, seeded(name, seed, catalog)),
@@ -71,10 +78,6 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
         )
         for seed in study.seeds
         for name, make in (("eval_cells", products.latest_eval_cells), ("marker_scores", products.latest_marker_scores))
-    ]
-    tables = [
-        PlannedAsset(study_key(profile, study.name, name), {None: lambda make=make: make(products, study)})  # type: ignore[misc]
-        for name, make in (*TABLE_PRODUCTS.items(), *SHOWN_PRODUCTS.items())
     ]
     # An adapter that is pulled needs no training data; only the answers of those that are negatives of others.
     trained = [persona for persona in ids if products.trained_here(persona, study.seeds)]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from persona_assets.reporting import figures
 from persona_assets.statistics.remeasurement import comparisons
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from persona_assets.reporting.figures import Drawing, WrittenFigure
     from persona_assets.study import Study
 
@@ -40,19 +40,24 @@ def draw_study(
     """
     context = figures.FigureContext.from_study(study, asset=asset, data_version=data_version)
     rates, geometry, regressions = tables["source_rates"], tables["geometry"], tables["regressions"]
-    pairs = (tables["cells"], tables["pairwise_cosines"], tables["off_diagonal"])
+    cells = tables["cells"]
+    if study.imported is not None:  # it may have been evaluated under personas that are no source
+        cells = cells.filter(pl.col("eval_persona").is_in(list(study.panel.ids)))
     layers = study.analysis.primary_layers
+    between = "off_diagonal" in tables
     drawings: list[Drawing] = [
         figures.power(tables["power"], context),
         figures.source_rates(rates, context),
-        figures.rate_heatmap(tables["cells"], context),
+        *([figures.rate_heatmap(cells, context)] if between else []),
         *figures.source_rate_vs_cosine_figures(rates, geometry, regressions, context),
         figures.spearman_by_layer(regressions, context),
         *(figures.within_category(rates, geometry, regressions, context, layer=layer) for layer in layers),
         figures.cv_error_by_layer(regressions, context),
         figures.surface_baselines(regressions, context),
-        *(figures.off_diagonal(*pairs, context, layer=layer) for layer in layers),
     ]
+    if between:
+        pairs = (cells, tables["pairwise_cosines"], tables["off_diagonal"])
+        drawings += [figures.off_diagonal(*pairs, context, layer=layer) for layer in layers]
     scores = tables["source_scores"]
     if scores["marker_log_prob"].count():
         drawings += [
@@ -65,7 +70,9 @@ def draw_study(
     # A study without a parent inherited nothing and has no lineage; an empty picture would say "no drift" or
     # "no attenuation" where nothing was compared.
     if study.parent is not None:
-        lineage = {each.name: ancestors[each.name] for each in reversed(study.ancestors)} | {study.name: tables}
+        # An imported ancestor can have rates and nothing else.
+        earlier = {each.name: ancestors[each.name] for each in reversed(study.ancestors)}
+        lineage = {name: own for name, own in earlier.items() if "regressions" in own} | {study.name: tables}
         drifts = {
             name: (own["inherited_drift"], own["drift_tests"]) for name, own in lineage.items() if own["inherited_drift"].height
         }

@@ -76,6 +76,19 @@ def attenuation(
     return tidy_frame(rows)
 
 
+def absent_studies(names: Sequence[str], primary_layers: Sequence[int]) -> pl.DataFrame:
+    """Rows of ancestors that were imported without what a correlation needs: null, with the reason."""
+    note = "not estimable: imported without cosines or prompt lengths"
+    return tidy_frame(
+        [
+            RowTemplate(FAMILY, None, "cosine", f"{OUTCOME}:{name}", registered=True)(statistic, layer, note=note)
+            for layer in primary_layers
+            for name in names
+            for statistic in ("abs_rho", "length_partial")
+        ]
+    )
+
+
 def subpanel_rhos(x: FloatArray, y: FloatArray, size: int, count: int, seed: int) -> FloatArray:
     """Spearman rho in random sub-panels drawn without replacement.
 

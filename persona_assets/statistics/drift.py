@@ -29,6 +29,7 @@ INHERITED_DRIFT_SCHEMA: dict[str, type[pl.DataType]] = {
     "p_two_proportion": pl.Float64,
     "same_adapter": pl.Boolean,
     "same_identity": pl.Boolean,
+    "differing": pl.String,
     "note": pl.String,
 }
 
@@ -38,7 +39,8 @@ class DriftResult:
     """Everything the drift family gives.
 
     Attributes:
-        inherited_drift: one row per inherited (persona, seed), retrained ones included and marked.
+        inherited_drift: one row per inherited (persona, seed), retrained ones included and marked; `differing` names the
+            conditions of measurement that differ or that one side does not know.
         drift_tests: the tests over the adapters that did not change.
         triggered: whether the registered auto-LOW trigger fired; None without a source to test, and across measurement
             identities, where no fall of rates is a drift.
@@ -88,6 +90,7 @@ class _Pair:
     p_two_proportion: float | None
     same_adapter: bool | None
     same_identity: bool
+    differing: str | None
     note: str | None
 
 
@@ -219,6 +222,7 @@ def _pairs(
                 two_proportion_p(*counts),
                 same_adapter,
                 same,
+                ", ".join(different) or None,
                 "; ".join(notes) or None,
             )
         )

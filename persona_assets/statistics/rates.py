@@ -133,7 +133,7 @@ def cells_table(
         (pl.col("truncated") / pl.col("n")).alias("truncation_rate"),
         (pl.col("truncated") / pl.col("n") > truncation_flag).alias("truncation_flagged"),
         (pl.col("tokens") / pl.col("n")).alias("mean_tokens"),
-        *_cluster_columns(cells, seed, resamples, confidence),
+        *cluster_columns(cells, seed, resamples, confidence),
     )
     cells = cells.join(_base_rates(con, base), on="eval_persona", how="left", maintain_order="left")
     cells = _with_kind(con, cells, negatives).with_columns((pl.col("rate") - pl.col("base_rate")).alias("residual_rate"))
@@ -233,7 +233,8 @@ def _check_completions(con: duckdb.DuckDBPyConnection, name: str, columns: tuple
             raise StatisticsError(f"{name}: finish_reason {odd['finish_reason'].to_list()}; known are stop and length.")
 
 
-def _cluster_columns(cells: pl.DataFrame, seed: int, resamples: int, confidence: float) -> tuple[pl.Series, pl.Series]:
+def cluster_columns(cells: pl.DataFrame, seed: int, resamples: int, confidence: float) -> tuple[pl.Series, pl.Series]:
+    """Columns `cluster_low` and `cluster_high` of cells with the lists `question_hits` and `question_n`; null without one."""
     low, high = np.full(cells.height, np.nan), np.full(cells.height, np.nan)
     for rows, hits, n in _by_question_count(cells):
         low[rows], high[rows] = cluster_bootstrap(hits, n, seed=seed, resamples=resamples, confidence=confidence)

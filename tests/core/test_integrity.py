@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 import pytest
 
@@ -210,3 +212,27 @@ class TestOneIdentity:
     def test_adapters_differ_by_design(self, measurements: pl.DataFrame) -> None:
         assert measurements["adapter_digest"].n_unique() == 3
         assert integrity.one_identity(measurements).passed
+
+
+@pytest.mark.parametrize(
+    ("pairs", "passed", "said"),
+    [
+        ([("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")], True, "4 of the 4 cells between the 2 sources were imported, 2 of"),
+        ([("a", "a"), ("b", "b"), ("a", "other")], False, "2 of the 4 cells .* and 1 under personas that are no source"),
+        ([("a", "a"), ("a", "b"), ("b", "a")], False, "1 of them own cells"),
+    ],
+)
+def test_how_much_of_an_imported_matrix_is_there(pairs: list[tuple[str, str]], passed: bool, said: str) -> None:
+    cells = pl.DataFrame(pairs, schema=["source", "eval_persona"], orient="row")
+    verdict = integrity.imported_cells(cells, ["a", "b"], [42])
+    assert verdict.passed is passed
+    assert re.search(said, verdict.sentence)
+
+
+def test_an_imported_study_need_not_have_truncation_and_base_rates() -> None:
+    columns = {name: [0.5] for name in ("hits", "n", "rate", "wilson_low", "wilson_high")}
+    unknown = {name: [None] for name in ("truncation_rate", "base_rate", "prompt_tokens")}
+    tables = dict.fromkeys(("cells", "source_rates"), pl.DataFrame({**columns, **unknown}))
+    assert integrity.not_finite(tables, imported_only=True).passed
+    assert not integrity.not_finite(tables).passed
+    assert not integrity.not_finite({**tables, "cells": tables["cells"].with_columns(rate=None)}, imported_only=True).passed

@@ -76,7 +76,7 @@ def test_owners_come_from_the_study_file(small_site: Site, tmp_path: Path) -> No
 def test_the_guide_names_every_column_that_there_is(opened: Opened, large_site: Site) -> None:
     advice = f"describe it in {GUIDE_FILE.relative_to(REPOSITORY)}, then `python -m persona_assets.table_guide docs/tables.md`"
     guide, there = table_guide(), real_tables(large_site.lake / PROFILE)
-    assert set(guide.tables) == set(there), advice
+    assert set(guide.tables) == {*there, "not_supported"}, advice  # which imported studies have
     for table, columns in there.items():
         assert list(guide.columns(table)) == columns, f"{table}: {advice}"
     profile = large_site.lake / PROFILE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from persona_assets.statistics.attenuation import attenuation, subpanel_rhos
+from persona_assets.statistics.attenuation import absent_studies, attenuation, subpanel_rhos
 from persona_assets.statistics.observations import StudyObservations
 from persona_assets.statistics.partial import partial_spearman
 from persona_assets.statistics.tidy import StatisticsError
@@ -87,3 +87,11 @@ def test_what_is_missing_is_said(observe: Observe, recwarn: pytest.WarningsRecor
     with pytest.raises(StatisticsError, match="no study"):
         attenuation({}, (0,), seed=1)
     assert not recwarn.list
+
+
+def test_ancestors_without_cosines_have_rows_that_say_so() -> None:
+    rows = absent_studies(["earlier"], (15, 12))
+    assert rows["estimate"].null_count() == rows.height == 4
+    assert set(rows["outcome"]) == {"source_rate:earlier"}
+    assert set(rows["note"]) == {"not estimable: imported without cosines or prompt lengths"}
+    assert absent_studies([], (15,)).is_empty()

@@ -186,5 +186,8 @@ def once(own: pl.DataFrame, name: str) -> Row | None:
 
 
 def span(scan: Sequence[Row]) -> str:
-    """Write the first and the last layer of a caption."""
-    return f"{scan[0]['layer']} to {scan[-1]['layer']}"
+    """Write the layers of a caption: the first and the last, or each where there are gaps between them."""
+    layers = [row["layer"] for row in scan]
+    if layers != list(range(layers[0], layers[-1] + 1)):
+        return ", ".join(map(str, layers))
+    return f"{layers[0]} to {layers[-1]}"

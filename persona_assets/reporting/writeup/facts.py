@@ -17,8 +17,10 @@ from persona_assets.reporting.writeup.outline import RESULTS
 from persona_assets.reporting.writeup.sources import Sources
 from persona_assets.statistics.identity import check_identity
 from persona_assets.statistics.remeasurement import comparisons as measurement_comparisons
+from persona_assets.study import Study
 
 _LISTED = ("name", "panel", "evaluation_questions", "parent")  # the plan's texts and lists, shown in tables of their own
+_IMPORT_SHOWN = ("source", "marker", "anchor", "layers", "completions", "stated", "note")
 _COUNTS_SCHEMA: dict[str, Any] = {"count": pl.String, "noun": pl.String, "value": pl.Int64, "registered": pl.Boolean}
 _HIGHLIGHTS_SCHEMA: dict[str, Any] = {
     "quantity": pl.String,
@@ -36,18 +38,20 @@ def derived_tables(sources: Sources) -> dict[str, pl.DataFrame]:
     Returns:
         `plan` (field, value, text), `counts` (count, noun, value, registered), `highlights` (quantity, persona,
         eval_persona, value), `panel` (persona, category, cohort, prompt), `disagreements` (number, section, layer,
-        registered_reading, version, sensitivity_reading) and `artifacts`.
+        registered_reading, version, sensitivity_reading), `artifacts`, `confounders` (conditions) and `imported_studies`
+        (study, source, identity).
 
     Raises:
         WriteUpError: the tables contradict each other.
     """
     study = sources.study
+    lineage = (study, *study.ancestors)
     empty = {section.key for section in RESULTS if not section.has_content(study)}  # what they disagree about is not shown
     found = [each for each in disagreements(sources.tables, study.analysis) if each.section not in empty]
     compared = [comparison.section for comparison in comparisons(sources.tables, study.analysis)]
     return {
         "plan": pl.DataFrame(
-            list(_plan_rows("", {name: value for name, value in study.plan.items() if name not in _LISTED})),
+            list(_plan_rows("", _shown_plan(study))),
             schema={"field": pl.String, "value": pl.Float64, "text": pl.String},
             orient="row",
         ),
@@ -74,7 +78,29 @@ def derived_tables(sources: Sources) -> dict[str, pl.DataFrame]:
             orient="row",
         ),
         "artifacts": sources.artifacts,
+        "confounders": _confounders(sources.tables["inherited_drift"]),
+        "imported_studies": pl.DataFrame(
+            [(each.name, each.imported.source, each.imported.identity_sentence) for each in lineage if each.imported],
+            schema={"study": pl.String, "source": pl.String, "identity": pl.String},
+            orient="row",
+        ),
     }
+
+
+def _confounders(inherited: pl.DataFrame) -> pl.DataFrame:
+    """One row with the conditions that differ between parent and child or are unknown, none where there are none."""
+    tested = inherited.filter(pl.col("same_adapter").is_null() | pl.col("same_adapter"))
+    named = [name for row in tested["differing"].drop_nulls().unique(maintain_order=True) for name in row.split(", ")]
+    words = [name.removesuffix("_digest").replace("_", " ") for name in dict.fromkeys(named)]
+    return pl.DataFrame({"conditions": [", ".join(words)] if words else []}, schema={"conditions": pl.String})
+
+
+def _shown_plan(study: Study) -> dict[str, object]:
+    """The plan without the texts and lists that are shown in tables of their own."""
+    shown = {name: value for name, value in study.plan.items() if name not in _LISTED}
+    if study.imported is not None:
+        shown["imported"] = study.imported.model_dump(mode="json", include=set(_IMPORT_SHOWN), exclude_none=True)
+    return shown
 
 
 def _plan_rows(place: str, value: object) -> Iterator[tuple[str, float | None, str]]:
@@ -108,11 +134,15 @@ def _counts(sources: Sources, found: int, compared: list[str]) -> Iterator[tuple
     yield "layers", "layer", outcome["n_layers"], True
     yield "layers_raw", "layer", outcome["n_layers_raw"], True
     yield "layers_holm", "layer", outcome["n_layers_holm"], True
-    yield "questions", "question", study.evaluation.n_questions, None
-    yield "completions_per_question", "completion", study.evaluation.completions_per_question, None
-    yield "completions_per_cell", "completion", study.evaluation.n_questions * study.evaluation.completions_per_question, None
-    yield "training_rows", "row", study.profile.rows_per_persona * (1 + study.profile.n_negatives), None
-    yield "marked_rows", "row", study.profile.rows_per_persona, None
+    if study.imported is None:
+        yield "questions", "question", study.evaluation.n_questions, None
+        yield "completions_per_question", "completion", study.evaluation.completions_per_question, None
+        yield "completions_per_cell", "completion", study.evaluation.n_questions * study.evaluation.completions_per_question, None
+        yield "training_rows", "row", study.profile.rows_per_persona * (1 + study.profile.n_negatives), None
+        yield "marked_rows", "row", study.profile.rows_per_persona, None
+    else:
+        yield "unknown_conditions", "condition", len(study.imported.unknown_conditions), None
+        yield "not_supported", "limit", len(study.imported.not_supported), None
     yield "cells", "cell", cells.height, None
     yield "completions", "completion", int(cells["n"].sum()), None
     for kind in ("self", "trained_negative", "unseen"):

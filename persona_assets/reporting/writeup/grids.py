@@ -288,6 +288,11 @@ def _artifacts(book: Book) -> Grid:
     return Grid(columns, _keys(book, "artifacts", ["artifact", "path"]))
 
 
+def _not_supported(book: Book) -> Grid:
+    columns = _columns("not_supported", ("The imported data do not support", "what", "text"), ("Why", "why", "text"))
+    return Grid(columns, _keys(book, "not_supported", ["what"]))
+
+
 def _adapters(book: Book) -> Grid:
     columns = _columns(
         "measurements",
@@ -384,5 +389,6 @@ GRIDS: dict[str, Callable[[Book], Grid]] = {
     "attenuation": _tidy("attenuation", {}, registered=True, statistics=("abs_rho", "length_partial")),
     "attenuation_sensitivity": _tidy("attenuation", {}, registered=False, statistics=("subpanel_abs_rho", "ratio_abs_rho")),
     "artifacts": _artifacts,
+    "not_supported": _not_supported,
     "adapters": _adapters,
 }

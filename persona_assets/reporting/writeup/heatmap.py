@@ -30,7 +30,7 @@ def heatmap(sources: Sources) -> str:
     context = FigureContext.from_study(sources.study, asset=sources.asset, data_version="not drawn")
     order = context.by_category
     place = {persona: i for i, persona in enumerate(order)}
-    cells = sources.tables["cells"]
+    cells = sources.tables["cells"].filter(pl.col("eval_persona").is_in(order))  # an import may have others
     means = {(cell["source"], cell["eval_persona"]): cell for cell in measured_cells(cells, context)}
     top = float(sources.figures[FIGURE].numbers["scale_top"])
     said = _texts(cells)

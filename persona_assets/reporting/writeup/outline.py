@@ -24,12 +24,14 @@ class Section:
         heading: as it stands in the text.
         figures: names of the figures it has to show; None where it is no result.
         needs_parent: whether a study without a parent has nothing to say here but that.
+        needs_table: table without which an imported study has nothing to say here but that.
     """
 
     key: str
     heading: str
     figures: Names | None = None
     needs_parent: bool = False
+    needs_table: str | None = None
 
     @property
     def is_result(self) -> bool:
@@ -38,7 +40,15 @@ class Section:
 
     def has_content(self, study: Study) -> bool:
         """Say whether the study has what the section is about."""
-        return study.parent is not None or not self.needs_parent
+        return self.without_content(study) is None
+
+    def without_content(self, study: Study) -> str | None:
+        """Name of the template that says why the section has no content; None where it has."""
+        if study.parent is None and self.needs_parent:
+            return "no_parent"
+        if study.imported is not None and self.needs_table not in (None, *study.imported.tables):
+            return "imported_without"
+        return None
 
     def figure_names(self, study: Study) -> list[str]:
         """Figures that the section has to show for this study."""
@@ -49,11 +59,16 @@ def _layers(stem: str) -> Names:
     return lambda study: [f"{stem}_layer{layer}" for layer in study.analysis.primary_layers]
 
 
+def _rate_figures(study: Study) -> list[str]:
+    whole = study.imported is None or "off_diagonal" in study.imported.tables
+    return ["source_rates", *(["rate_heatmap"] if whole else [])]
+
+
 HUMAN_TLDR = Section("human_tldr", "Human TL;DR")
 AI_TLDR = Section("ai_tldr", "AI TL;DR")
 ARTIFACTS = Section("artifacts", "Artifacts")
 RESULTS = (
-    Section("rates", "Result: how often each adapter emits the marker", lambda _: ["source_rates", "rate_heatmap"]),
+    Section("rates", "Result: how often each adapter emits the marker", _rate_figures),
     Section(
         "cosine",
         "Result: source rate and closeness to the anchor",
@@ -66,7 +81,7 @@ RESULTS = (
         lambda study: ["surface_baselines", *([] if study.parent is None else ["length_partial"])],
     ),
     Section("prediction", "Result: predicting personas left out", lambda _: ["cv_error_by_layer"]),
-    Section("bystanders", "Result: leakage to other personas", _layers("off_diagonal")),
+    Section("bystanders", "Result: leakage to other personas", _layers("off_diagonal"), needs_table="off_diagonal"),
     Section("drift", "Result: drift of inherited sources", lambda _: ["inherited_drift", "drift_counts"], needs_parent=True),
     Section("attenuation", "Result: attenuation over panels", lambda _: ["attenuation"], needs_parent=True),
 )

@@ -15,6 +15,7 @@ from persona_assets.reporting.writeup.numbers import escape
 from persona_assets.reporting.writeup.outline import SECTIONS, TAKEAWAYS
 from persona_assets.reporting.writeup.sources import Sources
 from persona_assets.reporting.writeup.writer import SLOT, Writer
+from persona_assets.study import Study
 
 MARKDOWN_FILE = "report.md"
 PAGE_FILE = "report.html"
@@ -67,7 +68,7 @@ def markdown(sources: Sources, book: Book) -> str:
         f"# {claim.title(sources)}",
     ]
     for section in SECTIONS:
-        template = section.key if section.has_content(sources.study) else "no_parent"
+        template = section.without_content(sources.study) or _template(section.key, sources.study, templates)
         parts += [f"## {section.heading}", templates.get_template(f"{template}.md.jinja").render(section=section)]
     return join(parts, writer)
 
@@ -87,6 +88,8 @@ def environment(writer: Writer) -> Environment:
         "study": sources.study,
         "plan": sources.study.analysis,
         "profile": sources.study.profile,
+        "imported": sources.study.imported,
+        "embedded_model": sources.study.imported is None and sources.study.profile.base_model.kind == "nano",
         "outcome": book.row("outcome", {}),
         "layers": sources.study.analysis.primary_layers,
         "claim": claim.claim(sources),
@@ -102,6 +105,12 @@ def join(parts: Sequence[str], writer: Writer) -> str:
     text = _unwrap(re.sub(r"\n{3,}", "\n\n", "\n\n".join(part.strip("\n") for part in parts)))
     text = SLOT.sub(lambda slot: writer.slots[slot[0]], text)
     return f"{text}\n\n{writer.ledger.block()}\n"
+
+
+def _template(key: str, study: Study, environment: Environment) -> str:
+    """Name of a section's template; some have another one for imported studies."""
+    other = f"imported_{key}"
+    return other if study.imported is not None and f"{other}.md.jinja" in environment.list_templates() else key
 
 
 def _unwrap(text: str) -> str:

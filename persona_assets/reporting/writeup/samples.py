@@ -29,6 +29,9 @@ class SampleChooser:
         return [row for hit, cells in _RULES[section](self.sources) for row in [self._pick(cells, hit=hit)] if row is not None]
 
     def _pick(self, cells: pl.DataFrame, *, hit: bool) -> Row | None:
+        if self.sources.study.imported is not None:  # not every source's completions need have been imported
+            there = [source for source, _ in self.sources.completions.files]
+            cells = cells.filter(pl.col("source").is_in(there))
         if cells.is_empty():
             return None
         fitting = cells.filter(pl.col("hits") > 0 if hit else pl.col("hits") < pl.col("n"))

@@ -103,7 +103,8 @@ class Sources:
         Raises:
             WriteUpError: the message names what is missing.
         """
-        if missing := [name for name in TABLES if name not in self.tables]:
+        left_out = set() if self.study.imported is None else {"off_diagonal"} - set(self.study.imported.tables)
+        if missing := [name for name in TABLES if name not in self.tables and name not in left_out]:
             raise WriteUpError(f"The write-up of {self.asset} lacks the tables {', '.join(missing)}: materialize them first.")
 
     @cached_property

@@ -146,7 +146,8 @@ class Writer:
 
     def samples(self, section: str) -> str:
         """Quote the completions of a section."""
-        return "\n\n".join(self._sample(row) for row in self._chooser.choose(section))
+        quoted = "\n\n".join(self._sample(row) for row in self._chooser.choose(section))
+        return quoted or "The import holds no completion that could be quoted here."
 
     def _sample(self, row: Row) -> str:
         key = {"completion_id": row["completion_id"]}
