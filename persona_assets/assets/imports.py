@@ -111,13 +111,14 @@ def geometry_tables(data: StudyData) -> Tables:
 def regression_tables(data: StudyData, frames: StudyFrames) -> Tables:
     """Tables `regressions` and `probe` of an imported study."""
     from persona_assets.ancestor.absent import absent_baselines, absent_probe
-    from persona_assets.statistics.analysis import completions_of, regressions
+    from persona_assets.statistics.analysis import Extras, completions_of, regressions
 
     study, plan = data.study, data.study.analysis
     assert study.imported is not None
     observed = {centring: frames.observations(study.panel.anchor, centring) for centring in frames.centrings()}
     panel = observed["panel"]
-    table = regressions(observed, plan, completions=completions_of(frames, panel))
+    scores = data.table(data.products.source_rates(study), "source_scores")
+    table = regressions(observed, plan, completions=completions_of(frames, panel), extras=Extras(scores=scores))
     if panel.prompts is None:
         table = pl.concat([table, absent_baselines(study.imported, panel.n, plan.primary_layers)])
     return {"regressions": table, "probe": absent_probe(study.imported, panel.n, panel.layers)}
