@@ -132,7 +132,7 @@ def shared_references(profile_directory: Path, studies: Mapping[str, Study]) -> 
         lineage = (study, *study.ancestors)
         for key, (reference, first) in found.items():
             persona, seed = key
-            uses = persona in study.panel.ids and seed in study.seeds
+            uses = study.imported is None and persona in study.panel.ids and seed in study.seeds
             if uses and not any(key in each.inherited_adapters for each in lineage):
                 raise ConfigurationError(
                     f"{place}: {first} inherits the adapter of {persona} (seed {seed}), "
