@@ -16,7 +16,7 @@ def profile_automation(catalog: Catalog) -> Definitions:
 
     The exception is the sensor that finishes a re-evaluation, which does nothing unless a schedule that is on began one.
     """
-    studies = [study_jobs(study, catalog) for study in catalog.studies.values()]
+    studies = [study_jobs(study, catalog) for study in catalog.studies.values() if study.imported is None]
     inheriting = [jobs for jobs in studies if inherited(jobs)]
     shared = personas_job(catalog)
     return Definitions(
