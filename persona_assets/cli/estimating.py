@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from persona_assets.capacity.estimate import SHARED_ASSETS, Estimate, MeasuredHere, estimate
+from persona_assets.capacity.estimate import SHARED_ASSETS, Estimate, MeasuredHere, estimate, table_fits
 from persona_assets.capacity.table import ThroughputTable, read_table
 from persona_assets.cli.deployment import REPOSITORY
 from persona_assets.cli.running import PlannedAsset, plan_study
@@ -35,6 +35,8 @@ def estimate_study(
     table: ThroughputTable | None = None
     if table_file is not None or DEFAULT_TABLE.is_file():
         table = read_table(table_file or DEFAULT_TABLE)
+        if table_file is None and not table_fits(table, study.profile.base_model.shape):
+            table = None  # the repository's is of one model; a profile of another has nothing to learn from it
     missing: dict[tuple[str | None, str], int] = {}
     manifests: dict[str, list[Manifest]] = {}
     for each in (*reversed(study.ancestors), study):

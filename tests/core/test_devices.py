@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from worker_tasks import visible_devices
+from worker_tasks import keep_a_model, visible_devices
 
 from persona_assets.study import load_catalog
 from persona_assets.workers import WorkerPool
@@ -37,6 +37,14 @@ def test_the_runtime_leaves_the_choice_alone(monkeypatch: pytest.MonkeyPatch) ->
     profile = load_catalog(REPOSITORY / "studies", "qwen2.5-7b").profile
     (outcome,) = ModelRuntime(device="cpu").run(profile, visible_devices, {"key": None})
     assert outcome.result == {"visible": "2"}
+
+
+def test_models_stay_from_task_to_task_and_go_between_steps() -> None:
+    profile = load_catalog(REPOSITORY / "studies", "qwen2.5-7b").profile
+    runtime = ModelRuntime(device="cpu")
+    for _ in range(2):  # the second step finds nothing of the first
+        found = [outcome.result for outcome in runtime.run(profile, keep_a_model, {"first": None, "second": None})]
+        assert found == [{"uses": 1}, {"uses": 2}]
 
 
 def test_one_step_at_a_time_uses_the_device() -> None:

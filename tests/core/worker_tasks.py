@@ -42,3 +42,12 @@ def announce_and_wait(file: Path) -> None:
 def visible_devices(_: object) -> dict[str, str | None]:
     """Return the choice of GPUs as a task sees it."""
     return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+def keep_a_model(_: object) -> dict[str, int]:
+    """Load something that stays for the next task; return how often it was loaded."""
+    from persona_assets.tasks.loaded import loaded
+
+    count: list[int] = loaded("test", "model", lambda: [0])
+    count[0] += 1
+    return {"uses": count[0]}
