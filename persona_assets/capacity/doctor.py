@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -19,6 +19,7 @@ from packaging.version import Version
 
 from persona_assets.capacity.devices import driver_version
 from persona_assets.capacity.needs import asset_needs, free_disk, gib, hub_client_cache
+from persona_assets.registry.reference import AdapterReference
 from persona_assets.study import HubBase, Profile
 
 Level = Literal["ok", "warning", "problem"]
@@ -215,6 +216,18 @@ def _services(profile: Profile, cache: Path | None, registries: Mapping[str, str
     else:
         advice = "Set HF_ENDPOINT to a mirror, HF_HOME to a cache with the model, or base_model.repo_id to a local checkpoint."
         yield Finding("model hub", "problem", f"{address}: {said}", advice)
+
+
+def registry_addresses(references: Iterable[AdapterReference]) -> dict[str, str]:
+    """Return where the registries are that adapters are pulled from, by what they are called."""
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    wandb = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    known = {"hf": ("adapters on the hub", hub), "wandb": ("adapters in Weights & Biases", wandb)}
+    found: dict[str, str] = {}
+    for reference in references:
+        name, address = known.get(reference.scheme, (f"adapters in {reference.location}", reference.location))
+        found[name] = address
+    return found
 
 
 def reach(address: str) -> tuple[bool, str]:

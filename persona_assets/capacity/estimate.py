@@ -217,8 +217,10 @@ class _Work:
         if asset in ("training_answers", "base_cells"):
             return "generation", engine, "merged"  # the base model alone is as fast as a merged one
         if asset == "eval_cells":
-            # The transformers engine adds base and adapter up in memory, and is then as fast as with a merged model.
-            return "generation", engine, "merged" if engine == "transformers" else self.profile.runtime.weights
+            runtime = self.profile.runtime
+            # The transformers engine adds base and adapter up in memory where no merged model is written.
+            in_memory = engine == "transformers" and runtime.merged_weights != "kept"
+            return "generation", engine, "swapped" if in_memory else runtime.weights
         return {"adapter": ("training", "trainer", None), "layer_centroids": ("centroids", "transformers", None)}.get(asset)  # type: ignore[return-value]
 
     def _batch(self, asset: str) -> int | None:

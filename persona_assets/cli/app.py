@@ -198,14 +198,15 @@ def doctor(profile: Profile = "embedded", as_json: AsJson = False) -> None:
 
     A warning is something with which a study can still run.
     """
-    from persona_assets.capacity.doctor import examine
+    from persona_assets.capacity.doctor import examine, registry_addresses
     from persona_assets.cli.capacity import print_findings
     from persona_assets.cli.deployment import open_deployment
     from persona_assets.tasks.base_model import hub_cache
 
     deployment = open_deployment(profile)
     store, products = deployment.products.store, deployment.products
-    findings = examine(deployment.catalog.profile, store.root, hub_cache(store.directory(products.base_path)))
+    catalog, cache = deployment.catalog, hub_cache(store.directory(products.base_path))
+    findings = examine(catalog.profile, store.root, cache, registry_addresses(catalog.inherited_adapters.values()))
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=1, ensure_ascii=False))
     else:

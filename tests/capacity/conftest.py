@@ -42,6 +42,7 @@ def table() -> ThroughputTable:
             row("training", "trainer", None, 10_000.0, 25_000.0),
             row("generation", "transformers", "merged", 5_000.0, 50_000.0, 320),
             row("generation", "transformers", "merged", 8_000.0, 50_000.0, 1280),
+            row("generation", "transformers", "swapped", 8_000.0, 50_000.0, 960),
             row("centroids", "transformers", None, 20_000.0, 60_000.0),
         ),
         not_measured=(NotMeasured(stage="generation", engine="vllm", weights="merged", why="vllm is not installed"),),

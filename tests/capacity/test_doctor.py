@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from persona_assets.capacity import doctor
-from persona_assets.capacity.doctor import Finding, examine, reach
+from persona_assets.capacity.doctor import Finding, examine, reach, registry_addresses
+from persona_assets.registry.reference import parse_reference
 from persona_assets.study import Profile, load_catalog
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -102,6 +103,17 @@ def test_registries_that_are_configured_are_asked(server: str, tmp_path: Path) -
         "broken": "problem",
         "shared": "ok",
         "gone": "problem",
+    }
+
+
+def test_the_registries_of_inherited_adapters_are_those_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    texts = ("file:/shared/adapters", "hf:org/one@main", "hf:org/two@main", "wandb:team/project/adapter:v3")
+    assert registry_addresses(map(parse_reference, texts)) == {
+        "adapters in /shared/adapters": "/shared/adapters",
+        "adapters on the hub": "https://mirror.example",
+        "adapters in Weights & Biases": "https://api.wandb.ai",
     }
 
 
