@@ -152,6 +152,7 @@ def warehouse_asset(catalog: Catalog) -> AssetsDefinition:
             data_version=DataVersion(version),
             metadata={
                 "path": MetadataValue.path(str(file)),
+                "files": lake_link(f"{profile}/{file.name}"),
                 "size_bytes": file.stat().st_size,
                 "studies": ", ".join(name for name, paths in studies.items() if any(lake.store.manifest(p) for p in paths)),
                 "skipped": skipped,
