@@ -6,18 +6,23 @@ Every step leaves a picture in test-pictures/ui (or PERSONA_TEST_PICTURES).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from browsers import needs_browser
-from deployments import LARGE, PROFILE
+from deployments import LARGE, PROFILE, SMALL
 from playwright.sync_api import expect
 from serving import Server, visiting
 from stories import FAILED, GOOD, UNTOUCHED
+
+from persona_assets.store import Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui"), needs_browser]
 CHAIN = f'key:"{PROFILE}/training_answers"+ and +key:"{PROFILE}/larger/eval_cells"'
 LEFT_OUT = ("eval_cells", "marker_scores", "publication")
 ANALYSIS = " and ".join([f'group:"{PROFILE}_small"', *(f'not key:"{PROFILE}/small/{name}"' for name in LEFT_OUT)])
+SCHEDULE = f"measure_inherited_adapters_of_{PROFILE}_large_again"
 SHARED = ("training_answers", "training_dataset", "adapter", "merged_model")
 
 
@@ -124,6 +129,60 @@ def test_backfill_what_is_missing_or_failed(server: Server) -> None:
     now = server.site.manifests(cells)
     assert {path: now[path] for path in before} == before  # fingerprint, data version, run and time of what was good
     assert len(now) == len(LARGE) + 2
+
+
+def test_switch_the_re_evaluation_on(server: Server) -> None:
+    """A tick of the schedule measures the inherited adapters again; what follows is computed by itself, and judged."""
+    cells, drift = f"{PROFILE}/large/eval_cells/", f"{PROFILE}/large/tables/remeasurement_drift"
+    before, drift_before = server.site.manifests(cells), server.site.data_versions(drift)
+    with visiting(server, "3_schedule") as visit:
+        visit.open("/automation")
+        visit.see(SCHEDULE)
+        visit.picture("automations")
+        visit.open(f"/locations/persona/schedules/{SCHEDULE}")
+        visit.see(f"Measures the {len(SMALL)} adapters that the study large inherited once more")
+        visit.page.locator("label:has(input[type=checkbox])").first.click()
+        visit.see("Next tick")
+        visit.picture("switched_on")
+        visit.click("Preview tick result")
+        visit.see("Select an evaluation time to simulate")
+        ticks = visit.page.get_by_text("6:00 AM UTC").filter(visible=True)
+        ticks.last.click()
+        visit.page.wait_for_timeout(1000)
+        ticks.last.click()  # a tick to come: what was measured after a past one is not measured again for it
+        visit.click("Continue")
+        visit.see("1 run requests")
+        visit.picture("requested")
+        visit.click("Launch all")
+        visit.see("Run id is")
+        visit.picture("run_queued")
+        made = server.wait_for(
+            "the second measurement",
+            lambda: _another_than(server.materialization("large", "eval_cells", partition=SMALL[-1]), before),
+        )
+        visit.open(f"/runs/{made['runId']}")
+        visit.see(f"eval_cells {len(SMALL)}/{len(SMALL)}")
+        visit.picture("run")
+        visit.asset("large", "eval_cells", view="partitions", partition=SMALL[0])
+        visit.see("measurement", exact=True)
+        visit.picture("new_measurement")
+        server.wait_for("the results", lambda: server.site.data_versions(drift) != drift_before or None, 300)
+        visit.asset("large", "remeasurement_drift", view="checks")
+        visit.see("The preregistered drift test against the first measurement did not fire")
+        visit.see("no_drift_since_first_measurement")
+        visit.see("verdict", exact=True)
+        visit.picture("verdict")
+        visit.asset("large", "remeasurement_drift")
+        visit.see("remeasurement_tests")
+        visit.picture("both_measurements")
+    now = server.site.manifests(cells)
+    assert {path: now[path] for path in before} == before
+    assert set(now) - set(before) == {f"{cells}source={source}/seed=42/measurement=2" for source in SMALL}
+
+
+def _another_than(made: dict[str, Any] | None, before: Mapping[str, Manifest]) -> dict[str, Any] | None:
+    runs = {manifest.run_id for manifest in before.values()}
+    return made if made is not None and made["runId"] not in runs else None
 
 
 def test_a_bad_study_file_is_shown_and_mended(server: Server) -> None:
