@@ -97,6 +97,7 @@ def test_every_block_is_of_a_kind_that_is_treated() -> None:
             assert not fence.startswith(("```bash", "```shell", "```console")), f"{page.name}:{line}: mark commands `sh`"
 
 
+@pytest.mark.timeout(1500)
 def test_the_commands_of_the_pages_run_in_order(site: Site) -> None:
     there = list(blocks(""))
     assert len(there) > 8
