@@ -212,6 +212,11 @@ class Profile(_Model):
                 f"runtime.vllm.max_model_len: {vllm.max_model_len} leaves no room for a prompt beside "
                 f"evaluation.sampling.max_new_tokens {self.evaluation.sampling.max_new_tokens}"
             )
+        if vllm.max_num_batched_tokens < vllm.max_model_len:
+            raise ValueError(
+                f"runtime.vllm.max_num_batched_tokens: {vllm.max_num_batched_tokens} is less than max_model_len "
+                f"{vllm.max_model_len}, so that a long prompt could not be read in one piece"
+            )
         if runtime.workers > 1 and runtime.device != "cpu":
             raise ValueError(f"runtime.workers: {runtime.workers} engines would want the same GPU memory; set it to 0 for vllm")
 

@@ -45,6 +45,11 @@ class Lake(ConfigurableResource):  # type: ignore[type-arg]  # no resource value
         return f"{profile}/base_model"
 
     @staticmethod
+    def engine_parity(profile: str) -> str:
+        """Path of the comparison of engines."""
+        return f"{profile}/engine_parity"
+
+    @staticmethod
     def by_persona(profile: str, asset: str, persona: str) -> str:
         """Path of one persona's product of an asset that has no training seed."""
         return f"{profile}/{asset}/persona={persona}"

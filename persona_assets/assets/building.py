@@ -6,6 +6,7 @@ from dagster import AssetsDefinition, AssetSpec, Definitions
 
 from persona_assets.assets.cells import eval_cells
 from persona_assets.assets.checks import shared_checks, study_checks
+from persona_assets.assets.engine_parity import engine_parity, engine_parity_check
 from persona_assets.assets.imports import imported_asset
 from persona_assets.assets.marker_scores import marker_scores
 from persona_assets.assets.overviews import study_overview
@@ -21,8 +22,8 @@ from persona_assets.study import Catalog
 def profile_definitions(catalog: Catalog) -> Definitions:
     """Build every asset and check of a profile and its studies."""
     assets: list[AssetsDefinition | AssetSpec] = [*shared_assets(catalog, persona_partitions(catalog.panel))]
-    assets.append(warehouse_asset(catalog))
-    checks = [*shared_checks(catalog)]
+    assets += [warehouse_asset(catalog), engine_parity(catalog)]
+    checks = [*shared_checks(catalog), engine_parity_check(catalog)]
     for study in catalog.studies.values():
         checks += study_checks(study, catalog)
         assets += study_tables(study, catalog)

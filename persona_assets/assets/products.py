@@ -21,6 +21,7 @@ VERSIONS = {
     "merged_model": "1",
     "layer_centroids": "1",
     "base_cells": "1",
+    "engine_parity": "1",
     "eval_cells": "1",
     "marker_scores": "1",
     "source_rates": "2",
@@ -39,6 +40,9 @@ VERSIONS = {
     "warehouse": "1",
     "publication": "1",
 }
+
+
+_PARITY_SOURCES = 2
 
 
 def seeded(asset: str, seed: int, catalog: Catalog) -> str:
@@ -215,6 +219,26 @@ class Products:
             "base_cells",
             {"prompt": self.catalog.panel[persona].prompt, **self._measurement()},
             self.base_path,
+        )
+
+    def engine_parity(self) -> Product:
+        """The comparison of engines; another vLLM, or none, makes it another product."""
+        from persona_assets.generation.vllm_engine import vllm_version
+
+        sources, others = parity_personas(self.catalog)
+        runtime = self.catalog.profile.runtime
+        return _product(
+            self.lake.engine_parity(self.profile),
+            "engine_parity",
+            {
+                "sources": list(sources),
+                "eval_personas": {persona: self.catalog.panel[persona].prompt for persona in (*sources, *others)},
+                "vllm_version": vllm_version(),
+                "vllm": runtime.vllm.fingerprint(),
+                **self._measurement(),
+            },
+            self.base_path,
+            *(self.adapter(source, self.catalog.seeds[0]).path for source in sources),
         )
 
     def eval_cells(self, study: Study, source: str, seed: int, measurement: int) -> Product:
@@ -534,6 +558,13 @@ def analysed(study: Study) -> bool:
 def layer_count(study: Study) -> int:
     """Layers of a study's scan: those of the base model, or those that were imported."""
     return study.profile.base_model.layers if study.imported is None else len(study.imported.layers)
+
+
+def parity_personas(catalog: Catalog) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sources whose cells are drawn in every way, and further eval personas: the first of the panel, and the anchor."""
+    anchor = catalog.panel.anchor
+    sources = tuple(persona for persona in catalog.panel.ids if persona != anchor)[:_PARITY_SOURCES]
+    return sources, (anchor,)
 
 
 def frozen_panel(study: Study) -> tuple[str, ...]:

@@ -295,13 +295,11 @@ def _merged_model(catalog: Catalog, seed: int) -> PersonaStep[MergeTask]:
     profile = catalog.profile
 
     def task(products: Products, persona: str, out_dir: Path, runtime: Runtime, _: StepConfig) -> MergeTask:
-        probed = list(catalog.panel)[:_N_PROBES]
-        probes = tuple((member.prompt, question) for member, question in zip(probed, products.evaluation_questions, strict=False))
         return MergeTask(
             out_dir,
             products.store.open(products.base_path),
             products.store.open(products.adapter(persona, seed).path),
-            probes,
+            merge_probes(products),
             runtime,
         )
 
@@ -402,6 +400,12 @@ def _base_cells(catalog: Catalog) -> PersonaStep[CellsTask]:
         },
         check=lambda persona: completions_check(catalog, (persona,)),
     )
+
+
+def merge_probes(products: Products) -> tuple[tuple[str, str], ...]:
+    """Pair the first personas with a question each: the (system, user) messages that a merge is verified on."""
+    probed = list(products.catalog.panel)[:_N_PROBES]
+    return tuple((member.prompt, question) for member, question in zip(probed, products.evaluation_questions, strict=False))
 
 
 def measurement_identity(products: Products) -> Mapping[str, str]:

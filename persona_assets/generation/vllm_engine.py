@@ -102,6 +102,8 @@ class VllmEngine:
             "kv_cache_memory_bytes": None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * _GIB),
             "max_num_seqs": settings.max_num_seqs,
             "max_num_batched_tokens": settings.max_num_batched_tokens,
+            # A prompt cut in two has its seed rewound, which a generator on a CPU cannot do.
+            "enable_chunked_prefill": self._device != "cpu",
             "enforce_eager": settings.enforce_eager,
             "enable_prefix_caching": settings.enable_prefix_caching,
             "kv_cache_dtype": settings.kv_cache_dtype,
