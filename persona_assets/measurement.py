@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -40,6 +40,18 @@ class Measurement:
     seed: int
     number: int
     identity: Mapping[str, object]
+
+
+def with_unknown(measurement: Measurement) -> Measurement:
+    """Leave fields that were not recorded null: what an earlier version did not record is unknown, and equal to nothing.
+
+    Only for comparing measurements; what a study's rates rest on has to be recorded in full.
+    """
+    absent = dict.fromkeys((*_ENGINE_COLUMNS, *_DIGEST_COLUMNS))
+    sampling = measurement.identity.get("sampling")
+    recorded = sampling if isinstance(sampling, Mapping) else {}
+    known = {**absent, **measurement.identity, "sampling": {**dict.fromkeys(_SAMPLING_COLUMNS), **recorded}}
+    return replace(measurement, identity=known)
 
 
 def identity_row(measurement: Measurement) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from persona_assets.assets.computing import StudyData, Tables, recorded_measurement
-from persona_assets.measurement import measurements_table
+from persona_assets.measurement import measurements_table, with_unknown
 from persona_assets.tasks.cells import COMPLETIONS_FILE, COMPLETIONS_SCHEMA
 
 
@@ -21,7 +21,10 @@ def compute_remeasurement_drift(data: StudyData) -> Tables:
         if not files:
             connection.register("completions", pl.DataFrame(schema=COMPLETIONS_SCHEMA))
         rates = measured_rates(connection)
-    measurements = measurements_table([recorded_measurement(store.verified(product.path)) for product in measured])
+    measurements = measurements_table(
+        # A field that an earlier version did not record is unknown: such a comparison is confounded, not impossible.
+        [with_unknown(recorded_measurement(store.verified(product.path))) for product in measured]
+    )
     result = remeasurement_drift(rates, measurements, drift_settings(study.analysis))
     return {
         "remeasurement_drift": result.remeasurement_drift,

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from persona_assets.measurement import MEASUREMENTS_SCHEMA, Measurement, identity_row, measurements_table
+from persona_assets.measurement import MEASUREMENTS_SCHEMA, Measurement, identity_row, measurements_table, with_unknown
 
 SAMPLING = {"temperature": 1.0, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 48}
 IDENTITY = {
@@ -68,3 +68,14 @@ def test_who_was_measured_and_how_fast_is_not_part_of_it() -> None:
     other = identity_row(Measurement("chef", 43, 2, IDENTITY | {"batch_size": 8}))
     assert other["identity_digest"] == digest
     assert "batch_size" not in other
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_was_not_recorded_can_be_left_unknown_for_a_comparison(field: str) -> None:
+    known = Measurement("villain", 42, 1, IDENTITY)
+    assert identity_row(with_unknown(known)) == identity_row(known)
+    row = identity_row(with_unknown(Measurement("villain", 42, 1, without(field))))
+    assert row[field] is None
+    assert {name: value for name, value in row.items() if name not in (field, "identity_digest")} == {
+        name: value for name, value in identity_row(known).items() if name not in (field, "identity_digest")
+    }
