@@ -8,6 +8,7 @@ from persona_assets.study import Catalog
 from sensors.drift_alarm import drift_sensor
 from sensors.panel_growth import growth_sensor
 from sensors.re_evaluation import finishing_sensor, inherited, re_evaluation_schedule
+from sensors.registry_versions import moving, versions_sensor
 from sensors.requests import personas_job, study_jobs
 
 
@@ -25,6 +26,7 @@ def profile_automation(catalog: Catalog) -> Definitions:
         sensors=[
             *([finishing_sensor(catalog, inheriting)] if inheriting else []),
             *(growth_sensor(jobs, shared) for jobs in studies),
+            *(versions_sensor(jobs, shared) for jobs in studies if moving(jobs.study)),
             drift_sensor(catalog, studies),
         ],
     )
