@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from persona_assets.errors import LakeError
 from persona_assets.hashing import sha256_json
 
 # What an engine may not leave unsaid. Batch size and library versions under the engine are kept with the
@@ -58,11 +59,18 @@ def identity_row(measurement: Measurement) -> dict[str, object]:
     """Flatten a recorded identity into a row of the table `measurements`.
 
     Raises:
-        KeyError: the identity lacks a field; nothing is put in its place.
+        LakeError: the identity lacks a field; nothing is put in its place.
     """
     recorded = measurement.identity
-    sampling = recorded["sampling"]
+    sampling = recorded.get("sampling", {})
     assert isinstance(sampling, Mapping)
+    absent = [name for name in (*_ENGINE_COLUMNS, *_DIGEST_COLUMNS) if name not in recorded]
+    absent += [f"sampling.{name}" for name in _SAMPLING_COLUMNS if name not in sampling]
+    if absent:
+        raise LakeError(
+            f"Measurement {measurement.number} of {measurement.source} (training seed {measurement.seed}) does not say "
+            f"{', '.join(absent)}: an earlier version made it. Materialize eval_cells of {measurement.source} to measure again."
+        )
     fields = {
         **{name: recorded[name] for name in (*_ENGINE_COLUMNS, *_DIGEST_COLUMNS)},
         **{name: sampling[name] for name in _SAMPLING_COLUMNS},

@@ -9,7 +9,7 @@ import polars as pl
 from dagster import MetadataValue
 
 from persona_assets.assets.computing import StudyData, Tables
-from persona_assets.measurement import Measurement, identity_row
+from persona_assets.measurement import Measurement, identity_row, with_unknown
 from persona_assets.store import Manifest
 from persona_assets.tasks.cells import COMPLETIONS_FILE
 from persona_assets.tasks.marker_scores import SCORES_FILE
@@ -72,7 +72,10 @@ def _same_identity(data: StudyData, row: _Row, pair: _Pair) -> bool:
     for number in pair:
         identity = _manifest(data, row, number).facts["identity"]
         assert isinstance(identity, Mapping)
-        digests.add(identity_row(Measurement(*row, number, identity))["identity_digest"])
+        conditions = identity_row(with_unknown(Measurement(*row, number, identity)))
+        if None in conditions.values():  # what was not recorded equals nothing
+            return False
+        digests.add(conditions["identity_digest"])
     return len(digests) == 1
 
 
