@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -138,7 +137,7 @@ def test_a_helper_that_dies_is_reported(checkpoint: Built) -> None:
     rows = [EncodedRow((1, 2, 3), 1), EncodedRow((3, 2, 1), 1)]
     with sharded_gradient(model, 0, shards=2, processes=2) as gradient:
         gradient(rows)
-        (helper,) = multiprocessing.active_children()
+        helper = gradient._helpers[0]._process
         helper.kill()
         helper.join()
         with pytest.raises(PersonaAssetsError, match="helped to pre-train"):

@@ -136,6 +136,7 @@ def test_a_re_evaluation_by_the_daemon(large_site: Site, tmp_path: Path) -> None
         with daemon(site, PERSONA_ALERT_WEBHOOK=url) as log:
             message = called(calls, log)
             wait_for_results(opened, log)
+            wait_for_the_event(opened, log)
         after_the_call(opened, site, message, before)
 
 
@@ -146,6 +147,14 @@ def wait_for_results(opened: Opened, log: Path) -> None:
         if runs and runs[0].is_finished:
             assert runs[0].is_success, log.read_text(encoding="utf-8")[-6000:]
             return
+        assert time.monotonic() < deadline, log.read_text(encoding="utf-8")[-6000:]
+        time.sleep(1)
+
+
+def wait_for_the_event(opened: Opened, log: Path) -> None:
+    """Wait for what the sensor tells the UI; the daemon stores it after the message has gone out."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not opened.instance.fetch_observations(DRIFT, limit=1).records:
         assert time.monotonic() < deadline, log.read_text(encoding="utf-8")[-6000:]
         time.sleep(1)
 

@@ -124,6 +124,7 @@ def test_backfill_what_is_missing_or_failed(server: Server) -> None:
         visit.asset("larger", "eval_cells", view="partitions")
         visit.see("Missing (0)", patience=300)
         visit.see("Failed (0)")
+        visit.asset("larger", "eval_cells", view="partitions")
         visit.see(f"Materialized ({len(LARGE) + 2})")
         visit.picture("after")
     now = server.site.manifests(cells)
