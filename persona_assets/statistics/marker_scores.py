@@ -121,9 +121,11 @@ def score_rows(scores: pl.DataFrame, confidence: float) -> pl.DataFrame:
         marker_margin=(marker - end) - (marker_base - end_base),
         marker_prob=marker.exp(),
     )
-    means = valued.group_by(_CELL).agg(pl.col(f"{name}{part}").mean() for name in OUTCOMES for part in ("_base",))
+    # In order everywhere: sums of floats in another order have other last bits, and tables other data versions.
+    bases = [pl.col(f"{name}_base").mean() for name in OUTCOMES]
+    means = valued.group_by(_CELL, maintain_order=True).agg(bases)
     spread = [_spread(valued, name, confidence) for name in (*OUTCOMES, *TRAINED)]
-    counts = scores.group_by(_CELL).agg(
+    counts = scores.group_by(_CELL, maintain_order=True).agg(
         n_scored=(pl.col("status") == _SCORED).sum(), n_not_scored=(pl.col("status") != _SCORED).sum()
     )
     for part in (means, *spread):
@@ -139,7 +141,7 @@ def _spread(valued: pl.DataFrame, name: str, confidence: float) -> pl.DataFrame:
     # NaN-free by now, so that a cell varies exactly when its extremes differ.
     centred = valued.with_columns(deviation=value - value.mean().over(_CELL))
     cells = (
-        centred.group_by(*_CELL, "question_index")
+        centred.group_by(*_CELL, "question_index", maintain_order=True)
         .agg(
             pl.col("deviation").sum(),
             n=pl.len(),
@@ -148,7 +150,7 @@ def _spread(valued: pl.DataFrame, name: str, confidence: float) -> pl.DataFrame:
             high=value.max(),
             low=value.min(),
         )
-        .group_by(_CELL)
+        .group_by(_CELL, maintain_order=True)
         .agg(
             groups=pl.len(),
             n=pl.col("n").sum(),
