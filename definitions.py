@@ -9,8 +9,8 @@ from pathlib import Path
 from dagster import Definitions, in_process_executor
 
 from persona_assets.assets.building import profile_definitions
+from persona_assets.catalog import Catalog, load_catalog
 from persona_assets.errors import ConfigurationError
-from persona_assets.study import Catalog, load_catalog
 from resources.adapter_registry import AdapterRegistry
 from resources.lake import REPOSITORY, Lake
 from resources.model_runtime import ModelRuntime

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from persona_assets.catalog import Catalog, load_catalog
 from persona_assets.generation.vllm_engine import vllm_version
-from persona_assets.study import Catalog, Profile, Runtime, load_catalog
+from persona_assets.study import Profile, Runtime
 
 STUDIES = Path(__file__).parents[1] / "studies"
 STAGES = ("start", "train", "merge", "engine", "generate")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from persona_assets.yaml_files import FileModel
 
 _PLACE_ONLY = {"gpu_memory_utilization", "kv_cache_gib"}
 
 
-class VllmSettings(BaseModel):
+class VllmSettings(FileModel):
     """What vLLM is started with, besides checkpoint, precision and device."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_model_len: Annotated[int, Field(ge=1, description="longest prompt with its completion, in tokens")] = 2048
     gpu_memory_utilization: Annotated[

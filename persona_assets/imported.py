@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from persona_assets.panel import Category, Panel, Persona, PersonaId
+from persona_assets.yaml_files import FileModel
 
 UNRECORDED_PROMPT = "(not recorded in the imported files)"
 # The tables an import can give, in the order of the story; the first is there always.
@@ -17,11 +18,7 @@ IMPORTED_TABLES = (
 Identity = dict[str, str | int | float | None]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ImportedPersona(_Model):
+class ImportedPersona(FileModel):
     """A source persona of an imported study."""
 
     id: PersonaId
@@ -29,7 +26,7 @@ class ImportedPersona(_Model):
     prompt: Annotated[str, StringConstraints(min_length=2, max_length=2000)] | None = None
 
 
-class NotSupported(_Model):
+class NotSupported(FileModel):
     """Something that the imported data cannot give, and why."""
 
     what: Annotated[str, StringConstraints(min_length=1)]
@@ -48,7 +45,7 @@ class ImportedPanel(Panel):
         return self
 
 
-class Imported(_Model):
+class Imported(FileModel):
     """The section `imported:` of a study file, written by `persona-assets import`.
 
     Attributes:

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from persona_assets.errors import ConfigurationError
-from persona_assets.yaml_files import validate_file
+from persona_assets.yaml_files import FileModel, validate_file
 
 Category = Literal["occupational", "character", "generic_helper"]
 CATEGORIES: tuple[Category, ...] = ("occupational", "character", "generic_helper")
@@ -19,10 +19,8 @@ PersonaId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 _WINDOWS_DEVICES = frozenset({"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)})
 
 
-class Persona(BaseModel):
+class Persona(FileModel):
     """One persona: what a system prompt makes the model play."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: PersonaId
     category: Category
@@ -38,10 +36,8 @@ class Persona(BaseModel):
         return self
 
 
-class Panel(BaseModel):
+class Panel(FileModel):
     """An ordered list of personas with its anchor; a larger panel only appends to a smaller one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     anchor: PersonaId
     personas: tuple[Persona, ...] = Field(min_length=2)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from persona_assets.hashing import sha256_json
-from persona_assets.yaml_files import validate_file
+from persona_assets.yaml_files import FileModel, validate_file
 
 Question = Annotated[str, StringConstraints(min_length=3, max_length=2000, strip_whitespace=True)]
 
 
-class QuestionSet(BaseModel):
+class QuestionSet(FileModel):
     """Evaluation and training questions, disjoint up to case and white space."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     evaluation: tuple[Question, ...] = Field(min_length=2)
     training: tuple[Question, ...] = Field(min_length=2)

@@ -1,4 +1,4 @@
-"""Profiles and studies: the pre-registration, as validated models with a digest.
+"""Profiles and studies: the pre-registration, as validated models with a digest; `catalog.py` reads them from `studies/`.
 
 A profile is a base model and everything that scales with it; a study is a plan on top of a profile. The
 defaults below are the registered recipe; a profile file overrides what its scale needs.
@@ -12,33 +12,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from persona_assets.capacity.shape import DecoderShape
 from persona_assets.engine_settings import VllmSettings
-from persona_assets.errors import ConfigurationError
 from persona_assets.hashing import sha256_file, sha256_json
 from persona_assets.imported import Imported
-from persona_assets.inheritance import AdapterKey, InheritedField, inherited_references, shared_references
-from persona_assets.panel import Panel, PersonaId, load_panel
-from persona_assets.questions import QuestionSet, load_questions
-from persona_assets.recurrence import EVERY_MONDAY, Cron
+from persona_assets.inheritance import AdapterKey
+from persona_assets.panel import Panel, PersonaId
+from persona_assets.questions import QuestionSet
+from persona_assets.recurrence import EVERY_MONDAY
 from persona_assets.registry.reference import AdapterReference
-from persona_assets.yaml_files import read_mapping, validate_file
+from persona_assets.yaml_files import FileModel
 
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,47}$")]
-StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Recipe(_Model):
+class Recipe(FileModel):
     """LoRA hyper-parameters; the seed of a training belongs to the study."""
 
     r: PositiveInt = 32
@@ -57,7 +50,7 @@ class Recipe(_Model):
     max_length: PositiveInt = 1024
 
 
-class SamplingSettings(_Model):
+class SamplingSettings(FileModel):
     """How completions are drawn; every field is passed to the engine, none is left to a model's own defaults."""
 
     temperature: Annotated[float, Field(ge=0.0)] = 1.0
@@ -67,7 +60,7 @@ class SamplingSettings(_Model):
     max_new_tokens: PositiveInt = 512
 
 
-class Evaluation(_Model):
+class Evaluation(FileModel):
     """How a cell is measured: questions, completions for each, sampling."""
 
     n_questions: PositiveInt = 20
@@ -76,7 +69,7 @@ class Evaluation(_Model):
     seed: Seed = 42
 
 
-class Scoring(_Model):
+class Scoring(FileModel):
     """How many stored completions the continuous outcome is scored on; a source's own cell is always scored whole."""
 
     bystander_replies_per_cell: Annotated[
@@ -84,7 +77,7 @@ class Scoring(_Model):
     ] = None
 
 
-class Runtime(_Model):
+class Runtime(FileModel):
     """Where and how models run. Threads are fixed because they change floating-point sums, and so the data versions."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
@@ -115,7 +108,7 @@ class Runtime(_Model):
     ] = None
 
 
-class NanoBase(_Model):
+class NanoBase(FileModel):
     """The embedded base model: built here from generated text, so no download is needed."""
 
     kind: Literal["nano"] = "nano"
@@ -142,7 +135,7 @@ class NanoBase(_Model):
         )
 
 
-class HubBase(_Model):
+class HubBase(FileModel):
     """A base model on the Hugging Face Hub, pinned to a commit; or a local checkpoint directory."""
 
     kind: Literal["hub"] = "hub"
@@ -171,7 +164,7 @@ class HubBase(_Model):
         return self.model_dump(mode="json", include={"kind", "repo_id", "revision", "layers"})
 
 
-class Profile(_Model):
+class Profile(FileModel):
     """A base model and everything that scales with it."""
 
     name: ProfileName
@@ -221,7 +214,7 @@ class Profile(_Model):
             raise ValueError(f"runtime.workers: {runtime.workers} engines would want the same GPU memory; set it to 0 for vllm")
 
 
-class AnalysisPlan(_Model):
+class AnalysisPlan(FileModel):
     """The registered analysis; thresholds are computed from these fields, never written down."""
 
     primary_layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -242,46 +235,6 @@ class AnalysisPlan(_Model):
     identity_override: Annotated[
         str | None, Field(min_length=8, description="reason for analysing different measurement identities together")
     ] = None
-
-
-class StudyFile(_Model):
-    """What stands in `studies/<profile>/<study>.yaml`; the file's name is the study's name."""
-
-    name: StudyName
-    panel_size: Annotated[int, Field(ge=4, description="the first so many personas of personas.yaml")]
-    parent: StudyName | None = None
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)
-    analysis: AnalysisPlan
-    owners: Annotated[tuple[Owner, ...], Field(description="mail addresses or team:name, shown in the UI")] = ()
-    inherited_adapters: InheritedField = None
-    re_evaluation_cron: Annotated[Cron, Field(description="when inherited adapters are measured again, UTC")] = EVERY_MONDAY
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a training seed stands more than once")
-        if self.parent == self.name:
-            raise ValueError("parent: a study cannot be its own parent")
-        return self
-
-
-class ImportedStudyFile(_Model):
-    """What stands in the file of an imported study, as `persona-assets import` writes it; `analysis` may be edited."""
-
-    name: StudyName
-    imported: Imported
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    analysis: AnalysisPlan
-    parent: None = None
-    owners: Annotated[tuple[Owner, ...], Field(description="mail addresses or team:name, shown in the UI")] = ()
-
-    @property
-    def panel_size(self) -> int:
-        """Number of sources."""
-        return len(self.imported.personas)
-
-
-AnyStudyFile = StudyFile | ImportedStudyFile
 
 
 @dataclass(frozen=True)
@@ -358,163 +311,3 @@ class Study:
     def digest(self) -> str:
         """sha256 of the plan."""
         return sha256_json(self.plan)
-
-
-@dataclass(frozen=True)
-class Catalog:
-    """A profile with its studies, the whole panel, the questions, and the adapters that are pulled instead of trained."""
-
-    profile: Profile
-    panel: Panel
-    questions: QuestionSet
-    studies: dict[str, Study]
-    inherited_adapters: Mapping[AdapterKey, AdapterReference] = field(default_factory=dict)
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Every training seed that a study measured here uses, in order of first use."""
-        return tuple(dict.fromkeys(seed for study in self.studies.values() if study.imported is None for seed in study.seeds))
-
-    def study(self, name: str) -> Study:
-        """Return a study by name.
-
-        Raises:
-            ConfigurationError: there is none; the message lists those there are.
-        """
-        if name not in self.studies:
-            raise ConfigurationError(
-                f"There is no study {name!r} in profile {self.profile.name}; there are: {', '.join(self.studies)}."
-            )
-        return self.studies[name]
-
-
-def profile_names(studies_directory: Path) -> tuple[str, ...]:
-    """List the profiles under `studies/`, sorted."""
-    return tuple(sorted(path.parent.name for path in studies_directory.glob("*/profile.yaml")))
-
-
-def load_catalog(studies_directory: Path, profile_name: str) -> Catalog:
-    """Read a profile and all its studies, parents before children.
-
-    Raises:
-        ConfigurationError: with file, line, field and reason.
-    """
-    directory = studies_directory / profile_name
-    profile_file = directory / "profile.yaml"
-    if not profile_file.is_file():
-        raise ConfigurationError(
-            f"There is no profile {profile_name!r}: {profile_file} does not exist. "
-            f"Profiles there are: {', '.join(profile_names(studies_directory)) or 'none'}."
-        )
-    profile = validate_file(profile_file, Profile, {"name": profile_name})
-    panel = load_panel(studies_directory / "personas.yaml")
-    questions = load_questions(studies_directory / "questions.yaml")
-    _check_profile(profile_file, profile, panel, questions)
-    files = {
-        path.stem: (path, read_study_file(path)) for path in sorted(directory.glob("*.yaml")) if path != profile_file
-    }
-    if all(isinstance(file, ImportedStudyFile) for _, file in files.values()):
-        raise ConfigurationError(f"{directory}: the profile has no study: add a file such as n12.yaml.")
-    studies: dict[str, Study] = {}
-    for name in _parents_first(files):
-        path, file = files[name]
-        studies[name] = _assemble(path, file, profile, panel, questions, studies)
-    return Catalog(profile, panel, questions, studies, shared_references(directory, studies))
-
-
-def read_study_file(path: Path) -> AnyStudyFile:
-    """Read one study file.
-
-    Raises:
-        ConfigurationError: with file, line, field and reason.
-    """
-    if "imported" in read_mapping(path):
-        return validate_file(path, ImportedStudyFile, {"name": path.stem})
-    return validate_file(path, StudyFile, {"name": path.stem})
-
-
-def _check_profile(path: Path, profile: Profile, panel: Panel, questions: QuestionSet) -> None:
-    if profile.negatives_panel_size > len(panel):
-        raise ConfigurationError(
-            f"{path}: negatives_panel_size: {profile.negatives_panel_size} exceeds the {len(panel)} personas of personas.yaml."
-        )
-    # The source is one of the candidates at worst, so one more than the negatives must remain.
-    candidates = set(panel.ids[: profile.negatives_panel_size]) - {panel.anchor, *profile.negatives_exclude}
-    if len(candidates) < profile.n_negatives + 1:
-        raise ConfigurationError(
-            f"{path}: n_negatives: {profile.n_negatives} negatives cannot be drawn from {len(candidates)} candidate personas "
-            f"(the first {profile.negatives_panel_size} of personas.yaml without anchor and excluded ones)."
-        )
-    if profile.evaluation.n_questions > len(questions.evaluation):
-        raise ConfigurationError(
-            f"{path}: evaluation.n_questions: {profile.evaluation.n_questions} exceeds the {len(questions.evaluation)} "
-            f"evaluation questions of questions.yaml."
-        )
-    if profile.rows_per_persona > len(questions.training):
-        raise ConfigurationError(
-            f"{path}: rows_per_persona: {profile.rows_per_persona} rows need as many training questions, "
-            f"and questions.yaml has {len(questions.training)}."
-        )
-
-
-def _parents_first(files: dict[str, tuple[Path, AnyStudyFile]]) -> list[str]:
-    ordered: list[str] = []
-    waiting = sorted(files, key=lambda name: (files[name][1].panel_size, name))
-    while waiting:
-        ready = [name for name in waiting if files[name][1].parent in (None, *ordered)]
-        if not ready:
-            path, file = files[waiting[0]]
-            missing = file.parent not in files
-            reason = "there is no such study" if missing else "the parents form a circle"
-            raise ConfigurationError(f"{path}: parent: {file.parent!r}: {reason}.")
-        ordered.append(ready[0])
-        waiting.remove(ready[0])
-    return ordered
-
-
-def _assemble(
-    path: Path, file: AnyStudyFile, profile: Profile, panel: Panel, questions: QuestionSet, studies: dict[str, Study]
-) -> Study:
-    if isinstance(file, ImportedStudyFile):
-        imported = file.imported
-        return Study(
-            file.name, profile, imported.panel, questions, None, file.seeds, file.analysis, owners=file.owners, imported=imported
-        )
-    try:
-        own_panel = panel.prefix(file.panel_size)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: panel_size: {error}") from error
-    parent = None if file.parent is None else studies[file.parent]
-    if parent is not None and parent.imported is not None:
-        if not set(parent.panel.ids) & set(own_panel.ids):
-            raise ConfigurationError(
-                f"{path}: parent: the imported study {parent.name} has none of the {len(own_panel)} personas of this panel, so "
-                f"there is nothing to inherit; it has {', '.join(parent.panel.ids)}."
-            )
-    elif parent is not None and len(parent.panel) > len(own_panel):
-        raise ConfigurationError(
-            f"{path}: panel_size: {file.panel_size} is smaller than the {len(parent.panel)} of its parent {parent.name}; "
-            f"a child study appends to its parent's panel."
-        )
-    layers = profile.base_model.layers
-    too_deep = [layer for layer in file.analysis.primary_layers if layer >= layers]
-    if too_deep:
-        raise ConfigurationError(
-            f"{path}: analysis.primary_layers: layer {too_deep[0]} does not exist, the base model has layers 0 to {layers - 1}."
-        )
-    corpus = None if file.analysis.reference_corpus is None else path.parent / file.analysis.reference_corpus
-    if corpus is not None and not corpus.is_file():
-        raise ConfigurationError(f"{path}: analysis.reference_corpus: {corpus} is no file; paths are relative to the study file.")
-    return Study(
-        name=file.name,
-        profile=profile,
-        panel=own_panel,
-        questions=questions,
-        parent=parent,
-        seeds=file.seeds,
-        analysis=file.analysis,
-        reference_corpus=corpus,
-        owners=file.owners,
-        inherited_adapters=inherited_references(path, file.inherited_adapters, own_panel.ids, file.seeds),
-        re_evaluation_cron=file.re_evaluation_cron,
-    )

@@ -10,19 +10,13 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from persona_assets.errors import ConfigurationError
-from persona_assets.yaml_files import validate_file
+from persona_assets.yaml_files import FileModel, validate_file
 
 GUIDE_FILE = Path(__file__).with_name("tables.yaml")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TableText(_Model):
+class TableText(FileModel):
     """What one table is, and what its columns mean, in the order in which they stand.
 
     Attributes:
@@ -38,7 +32,7 @@ class TableText(_Model):
     columns: Mapping[str, str | None]
 
 
-class TableGuide(_Model):
+class TableGuide(FileModel):
     """Every table of the warehouse, and the Parquet files of the lake beside it."""
 
     common: Mapping[str, str]

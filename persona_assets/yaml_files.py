@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from persona_assets.errors import ConfigurationError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class FileModel(BaseModel):
+    """Base of what is read from a file: it does not change, and a field that it does not know is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def read_mapping(path: Path) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dagster import Definitions
 
-from persona_assets.study import Catalog
+from persona_assets.catalog import Catalog
 from sensors.drift_alarm import drift_sensor
 from sensors.panel_growth import growth_sensor
 from sensors.re_evaluation import finishing_sensor, inherited, re_evaluation_schedule

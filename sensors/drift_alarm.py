@@ -21,8 +21,8 @@ from dagster import (
 from persona_assets.alerts import Alert
 from persona_assets.assets.checks import DRIFT_CHECKS
 from persona_assets.assets.partitions import group_name
+from persona_assets.catalog import Catalog
 from persona_assets.hashing import sha256_json
-from persona_assets.study import Catalog
 from resources.notifier import Notifier
 from sensors.requests import StudyJobs
 

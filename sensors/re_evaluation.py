@@ -22,8 +22,8 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from persona_assets.assets.partitions import group_name
 from persona_assets.assets.products import Products
+from persona_assets.catalog import Catalog
 from persona_assets.recurrence import period
-from persona_assets.study import Catalog
 from resources.lake import Lake
 from sensors.requests import StudyJobs, range_requests
 

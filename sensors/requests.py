@@ -12,9 +12,10 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, Products, seeded
+from persona_assets.catalog import Catalog
 from persona_assets.panel import contiguous_ranges
 from persona_assets.store import Product
-from persona_assets.study import Catalog, Study
+from persona_assets.study import Study
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from persona_assets.assets.publication import study_publication, upload_verifica
 from persona_assets.assets.published import study_clean_result, study_figures, warehouse_asset
 from persona_assets.assets.shared import shared_assets
 from persona_assets.assets.tables import study_tables
-from persona_assets.study import Catalog
+from persona_assets.catalog import Catalog
 
 
 def profile_definitions(catalog: Catalog) -> Definitions:

@@ -15,8 +15,9 @@ from persona_assets.assets.products import Products, seeded
 from persona_assets.assets.shared import SAMPLING_NUMBERS, adapter_digest, completions_check, measurement_identity
 from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
 from persona_assets.assets.tracked import tracked_evaluation
+from persona_assets.catalog import Catalog
 from persona_assets.store import Manifest, Product, Store
-from persona_assets.study import Catalog, Runtime, Study
+from persona_assets.study import Runtime, Study
 from persona_assets.tasks.base_model import CHECKPOINT
 from persona_assets.tasks.cells import CellsTask, make_cells
 from persona_assets.tasks.loaded import OUT_OF_MEMORY

@@ -20,8 +20,9 @@ from dagster import (
 from persona_assets import integrity
 from persona_assets.assets.partitions import shared_key, study_key
 from persona_assets.assets.products import TABLE_PRODUCTS, Products, analysed
+from persona_assets.catalog import Catalog
 from persona_assets.integrity import Verdict
-from persona_assets.study import Catalog, Study
+from persona_assets.study import Study
 from resources.lake import Lake
 from resources.warehouse import Warehouse
 

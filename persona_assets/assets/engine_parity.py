@@ -26,8 +26,8 @@ from persona_assets.assets.products import VERSIONS, Products, parity_personas, 
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.shared import merge_probes
 from persona_assets.assets.steps import GPU_POOL
+from persona_assets.catalog import Catalog
 from persona_assets.store import Manifest
-from persona_assets.study import Catalog
 from persona_assets.tasks.engine_parity import TABLE_FILE, EngineParityTask, compare_engines
 from resources.lake import Lake
 from resources.model_runtime import ModelRuntime

@@ -11,10 +11,11 @@ from dagster import AssetSpec, MetadataValue
 from persona_assets.ancestor import product
 from persona_assets.assets.metadata import product_links, table_preview
 from persona_assets.assets.partitions import group_name, study_key
+from persona_assets.catalog import Catalog
 from persona_assets.errors import LakeError
 from persona_assets.hashing import sha256_text
 from persona_assets.store import Manifest
-from persona_assets.study import Catalog, Study
+from persona_assets.study import Study
 
 if TYPE_CHECKING:
     from persona_assets.assets.computing import StudyData, Tables

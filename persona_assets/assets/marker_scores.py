@@ -13,9 +13,10 @@ from persona_assets.assets.partitions import group_name, same_persona, shared_ke
 from persona_assets.assets.products import Products, seeded
 from persona_assets.assets.shared import adapter_digest
 from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
+from persona_assets.catalog import Catalog
 from persona_assets.errors import LakeError
 from persona_assets.store import Manifest
-from persona_assets.study import Catalog, Runtime, Study
+from persona_assets.study import Runtime, Study
 from persona_assets.tasks.marker_scores import MarkerScoresTask, check_scores, make_marker_scores
 
 _OUTCOMES = ("own_marker_log_prob", "own_marker_margin")

@@ -12,8 +12,9 @@ from persona_assets.assets.partitions import group_name, study_key
 from persona_assets.assets.pictures import picture
 from persona_assets.assets.products import VERSIONS, Products, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
+from persona_assets.catalog import Catalog
 from persona_assets.store import Manifest
-from persona_assets.study import Catalog, Study
+from persona_assets.study import Study
 from persona_assets.workers import Outcome, WorkerPool
 from resources.lake import Lake
 from resources.warehouse import Warehouse

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from persona_assets.catalog import Catalog
 from persona_assets.dataset import NEGATIVES_ALGORITHM, draw_negatives, negative_candidates
 from persona_assets.hashing import sha256_json
 from persona_assets.registry.gate_cases import GATE_VERSION
 from persona_assets.store import Product, State, Store
-from persona_assets.study import Catalog, NanoBase, Study
+from persona_assets.study import NanoBase, Study
 from resources.lake import Lake
 
 # Raise a producer's version when its results change: what it made before is then stale.

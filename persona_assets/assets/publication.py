@@ -24,9 +24,10 @@ from persona_assets.assets.metadata import product_links
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products, seeded
 from persona_assets.assets.recording import NOTHING, materialize_one
+from persona_assets.catalog import Catalog
 from persona_assets.publication.record import RECORD_FILE
 from persona_assets.store import Manifest
-from persona_assets.study import Catalog, Study
+from persona_assets.study import Study
 from persona_assets.workers import Outcome, WorkerPool
 from resources.lake import Lake
 from resources.publishing import PUBLISH_VARIABLE, Publishing

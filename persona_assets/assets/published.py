@@ -13,9 +13,10 @@ from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.pictures import pictures
 from persona_assets.assets.products import VERSIONS, Products, seeded, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
+from persona_assets.catalog import Catalog
 from persona_assets.hashing import sha256_json
 from persona_assets.store import Manifest
-from persona_assets.study import Catalog, Study
+from persona_assets.study import Study
 from persona_assets.workers import Outcome, WorkerPool
 from resources.lake import Lake
 from resources.warehouse import Warehouse

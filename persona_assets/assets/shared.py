@@ -25,8 +25,9 @@ from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.steps import GPU_POOL, PersonaStep, StepConfig, build_step
 from persona_assets.assets.tracked import tracked_training
 from persona_assets.capacity.needs import Needs, asset_needs, check_room
+from persona_assets.catalog import Catalog
 from persona_assets.store import EVICTED, Manifest
-from persona_assets.study import Catalog, NanoBase, Runtime
+from persona_assets.study import NanoBase, Runtime
 from persona_assets.tasks.base_model import CHECKPOINT, BaseModelTask, base_is_here, hub_cache, make_base_model
 from persona_assets.tasks.cells import CellsTask, check_completions, make_cells
 from persona_assets.tasks.dataset import AnswersTask, DatasetTask, make_answers, make_dataset

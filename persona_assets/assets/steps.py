@@ -25,10 +25,11 @@ from persona_assets.assets.metadata import file_columns, product_links
 from persona_assets.assets.products import VERSIONS, Products
 from persona_assets.assets.recording import NOTHING, materialize_keys, partition_keys, said_in_words
 from persona_assets.capacity.needs import asset_needs, check_room
+from persona_assets.catalog import Catalog
 from persona_assets.errors import LakeError
 from persona_assets.panel import Panel
 from persona_assets.store import Manifest, Product
-from persona_assets.study import Catalog, Runtime
+from persona_assets.study import Runtime
 from persona_assets.tasks.pulling import PullTask, remarks
 from persona_assets.tracking import TrackedRun
 from persona_assets.workers import Outcome

@@ -22,8 +22,9 @@ from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.table_steps import TableStep, table_steps
+from persona_assets.catalog import Catalog
 from persona_assets.store import Manifest
-from persona_assets.study import Catalog, Study
+from persona_assets.study import Study
 from persona_assets.workers import Outcome, WorkerPool
 from resources.lake import Lake
 from resources.warehouse import TABLE_SUFFIX, Warehouse

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persona_assets.catalog import Catalog, load_catalog
 from persona_assets.errors import ConfigurationError
-from persona_assets.study import Catalog, load_catalog
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions

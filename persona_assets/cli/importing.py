@@ -17,10 +17,12 @@ from persona_assets.ancestor.discovery import CONDITION_FILES
 from persona_assets.ancestor.gathering import Centring, Gathered, Line, Options, gather
 from persona_assets.ancestor.identity import HERE, PROMPTS, build_identity, read_statements
 from persona_assets.ancestor.reading import AncestorError
+from persona_assets.catalog import load_catalog
 from persona_assets.imported import Identity, Imported
 from persona_assets.panel import CATEGORIES, Category
 from persona_assets.store import Manifest, Product
-from persona_assets.study import AnalysisPlan, ImportedStudyFile, Study, load_catalog, read_study_file
+from persona_assets.study import AnalysisPlan, Study
+from persona_assets.study_file import ImportedStudyFile, read_study_file
 from persona_assets.yaml_files import model_from
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import pytest
 
 from persona_assets.capacity import doctor
 from persona_assets.capacity.doctor import Finding, examine, reach, registry_addresses
+from persona_assets.catalog import load_catalog
 from persona_assets.registry.reference import parse_reference
-from persona_assets.study import Profile, load_catalog
+from persona_assets.study import Profile
 
 STUDIES = Path(__file__).parents[2] / "studies"
 

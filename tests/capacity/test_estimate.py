@@ -8,7 +8,8 @@ import pytest
 
 from persona_assets.capacity.estimate import MeasuredHere, estimate
 from persona_assets.capacity.table import ThroughputTable
-from persona_assets.study import Study, load_catalog
+from persona_assets.catalog import load_catalog
+from persona_assets.study import Study
 
 STUDIES = Path(__file__).parents[2] / "studies"
 ALL = {

@@ -8,7 +8,8 @@ import pytest
 
 from persona_assets.capacity import needs as capacity
 from persona_assets.capacity.needs import GIB, CapacityError, Needs, asset_needs, check_room
-from persona_assets.study import Profile, Runtime, load_catalog
+from persona_assets.catalog import load_catalog
+from persona_assets.study import Profile, Runtime
 
 STUDIES = Path(__file__).parents[2] / "studies"
 CPU = Runtime(device="cpu")

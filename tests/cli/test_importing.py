@@ -15,11 +15,11 @@ from deployments import PROFILE, Opened, Site, new_site
 from typer.testing import CliRunner
 
 from persona_assets.ancestor.reading import AncestorError
+from persona_assets.catalog import load_catalog
 from persona_assets.cli.app import app
 from persona_assets.cli.importing import Outcome, Request, conditions_here, import_study, load_study
 from persona_assets.errors import ConfigurationError, LakeError
 from persona_assets.imported import IMPORTED_TABLES
-from persona_assets.study import load_catalog
 
 NAME = "earlier"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from worker_tasks import keep_a_model, visible_devices
 
-from persona_assets.study import load_catalog
+from persona_assets.catalog import load_catalog
 from persona_assets.workers import WorkerPool
 from resources.model_runtime import ModelRuntime
 

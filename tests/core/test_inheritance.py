@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from persona_assets.catalog import Catalog, load_catalog
 from persona_assets.errors import ConfigurationError
-from persona_assets.study import Catalog, load_catalog
 
 SHIPPED = Path(__file__).parents[2] / "studies"
 PATTERN = "wandb:lab/huggingface/marker_{persona}_asst_excluded_medium_seed42:v0"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from persona_assets.catalog import load_catalog
 from persona_assets.errors import ConfigurationError
 from persona_assets.panel import contiguous_ranges
 from persona_assets.recurrence import checked_cron, period
-from persona_assets.study import load_catalog
 
 STUDIES = Path(__file__).parents[2] / "studies"
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from persona_assets.catalog import Catalog, load_catalog, profile_names
 from persona_assets.errors import ConfigurationError
 from persona_assets.panel import load_panel
 from persona_assets.questions import load_questions
-from persona_assets.study import Catalog, HubBase, NanoBase, load_catalog, profile_names
+from persona_assets.study import HubBase, NanoBase
 
 SHIPPED = Path(__file__).parents[2] / "studies"
 N12 = (

@@ -27,7 +27,7 @@ def test_threads_are_the_profiles_in_this_process_as_well(base_site: Site, small
     """Without workers, the number of threads must not come from the environment: other threads, other sums."""
     import torch
 
-    from persona_assets.study import load_catalog
+    from persona_assets.catalog import load_catalog
     from resources.model_runtime import ModelRuntime
 
     profile = load_catalog(base_site.studies, PROFILE).profile

@@ -14,9 +14,9 @@ from dagster._core.loader import LoadingContextForTest
 from deployments import LARGE, PROFILE, Site
 
 from persona_assets.assets.products import Products
+from persona_assets.catalog import load_catalog
 from persona_assets.cli.standing import study_status
 from persona_assets.store import Product
-from persona_assets.study import load_catalog
 from resources.lake import REPOSITORY, Lake
 
 pytestmark = pytest.mark.slow

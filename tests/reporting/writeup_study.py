@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from persona_assets.catalog import load_catalog
 from persona_assets.geometry.cosines import geometry_frame, pairwise_frame
 from persona_assets.hashing import sha256_json, sha256_text
 from persona_assets.measurement import Measurement, measurements_table
@@ -27,7 +28,7 @@ from persona_assets.statistics.rates import build_cells, source_rates
 from persona_assets.statistics.remeasurement import measurement_history, remeasurement_drift
 from persona_assets.statistics.retest import retest_rows
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy, simulate_study
-from persona_assets.study import AnalysisPlan, Study, load_catalog
+from persona_assets.study import AnalysisPlan, Study
 
 STUDIES = Path(__file__).parents[2] / "studies"
 PLAN = AnalysisPlan(primary_layers=(3, 2), bootstrap_resamples=200, permutations=999)
