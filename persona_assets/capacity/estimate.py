@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from persona_assets.capacity.needs import asset_needs
+from persona_assets.capacity.needs import asset_needs, scored_replies
 from persona_assets.capacity.shape import DecoderShape
 from persona_assets.capacity.table import Measured, Stage, ThroughputTable
 from persona_assets.study import Profile, Study
@@ -28,6 +28,15 @@ class MeasuredHere:
     seconds: float
     bytes: int
     mean_tokens: float | None
+    replies: int = 0  # that were scored
+
+
+@dataclass(frozen=True)
+class Keys:
+    """How many keys of an asset a study needs, and how many of them are not in the lake."""
+
+    total: int
+    missing: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class Estimate:
 
 def estimate(
     study: Study,
-    missing: Mapping[tuple[str | None, str], int],
+    needed: Mapping[tuple[str | None, str], Keys],
     here: Mapping[str, MeasuredHere],
     table: ThroughputTable | None,
     answer_tokens: float | None = None,
@@ -96,7 +105,7 @@ def estimate(
 
     Args:
         study: what is to be run.
-        missing: keys that are not in the lake, by study (None for shared work) and asset.
+        needed: keys by study (None for shared work) and asset; adapters that come from a registry are those of `PULLED`.
         here: what the lake's products say of each asset.
         table: speeds on a device, of a model of the same shape.
         answer_tokens: mean tokens of an answer; by default what was measured here, else half of the limit.
@@ -118,7 +127,7 @@ def estimate(
     elif table is not None:
         assumptions.append(f"Speeds of the table were measured on {table.device}, {table.made_on}; another device has others.")
     assumptions.append("Starting, loading models, writing products and the analysis on the CPU come on top of these times.")
-    stages = [work.stage(each, asset, missing.get((each, asset), 0)) for each, asset in missing]
+    stages = [work.stage(each, asset, keys) for (each, asset), keys in needed.items()]
     return Estimate(tuple(stages), tokens_each, tuple(assumptions))
 
 
@@ -140,7 +149,6 @@ class _Work:
     ) -> None:
         self.profile = profile
         self.studies = {each.name: each for each in (study, *study.ancestors)}
-        self.study = study
         self.answer_tokens = answer_tokens
         self.here = here
         self.table = table if table is not None and table_fits(table, profile.base_model.shape) else None
@@ -149,25 +157,28 @@ class _Work:
         characters = sum(prompts) / len(prompts) + sum(questions) / len(questions)
         self.prompt_tokens = characters / _CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS
 
-    def stage(self, name: str | None, asset: str, missing: int) -> StageEstimate:
+    def stage(self, name: str | None, asset: str, keys: Keys) -> StageEstimate:
         eval_personas = len(self.studies[name].panel) if name is not None else 1
-        panel = self.studies[name].panel if name is not None else self.study.panel
-        keys = (1 if asset == "base_model" else len(panel)) * (len(self.study.seeds) if asset in _SEEDED else 1)
+        missing = keys.missing
         tokens = self._tokens(asset, eval_personas)
         total = None if tokens is None else round(tokens * missing)
-        needs = asset_needs(asset, self.profile, missing, eval_personas, self.prompt_tokens)
+        made = "adapter" if asset == PULLED else asset
+        needs = asset_needs(made, self.profile, missing, eval_personas, self.prompt_tokens)
         disk = needs.disk + needs.cache
         found = self.here.get(asset)
-        if found is not None and found.keys and asset not in ("base_cells", "eval_cells", "training_answers"):
+        replies = scored_replies(self.profile, eval_personas) * missing if asset == SCORES else 0
+        if found is not None and found.replies:
+            disk = round(found.bytes / found.replies * replies)
+        elif found is not None and found.keys and asset not in _GENERATING:
             disk = round(found.bytes / found.keys * missing)
         elif found is not None and found.tokens:
             disk = round(found.bytes / found.tokens * (total or 0))
-        seconds, speed, source = self._seconds(asset, missing, total)
+        seconds, speed, source = self._seconds(asset, missing, total, replies)
         workers = max(self.profile.runtime.workers, 1)
         return StageEstimate(
             study=name,
             asset=asset,
-            keys=keys,
+            keys=keys.total,
             missing=missing,
             tokens=total,
             speed=speed,
@@ -188,17 +199,30 @@ class _Work:
             "layer_centroids": evaluation.n_questions * self.prompt_tokens,
             "base_cells": cell * self.answer_tokens,
             "eval_cells": eval_personas * cell * self.answer_tokens,
+            SCORES: self._scored_tokens(eval_personas),
         }.get(asset)
 
-    def _seconds(self, asset: str, missing: int, tokens: int | None) -> tuple[float | None, float | None, str]:
+    def _scored_tokens(self, eval_personas: int) -> float:
+        """Of a row of cells: each reply once and the prompt of each question once, by the trained and by the base model."""
+        few, questions = self.profile.scoring.bystander_replies_per_cell, self.profile.evaluation.n_questions
+        prompts = questions + (eval_personas - 1) * min(questions, questions if few is None else few)
+        return 2 * (scored_replies(self.profile, eval_personas) * self.answer_tokens + prompts * self.prompt_tokens)
+
+    def _seconds(
+        self, asset: str, missing: int, tokens: int | None, replies: int
+    ) -> tuple[float | None, float | None, str]:
         if missing == 0:
             return 0.0, None, "nothing to do"
+        if asset == PULLED:  # what was trained at its place before says nothing
+            return 0.0, None, "pulled; the download is not counted"
         found = self.here.get(asset)
         if found is not None and found.seconds > 0:
             said = f"measured here on {found.keys} of the lake's products"
             if asset in _GENERATING and found.tokens and tokens is not None:
                 speed = found.tokens / found.seconds
                 return tokens / speed, speed, said
+            if found.replies:
+                return found.seconds / found.replies * replies, None, said
             return found.seconds / found.keys * missing, None, said
         row = self._measured(asset)
         if row is not None and tokens is not None:
@@ -239,7 +263,11 @@ class _Work:
 
     def _least(self, asset: str, tokens: int | None) -> float | None:
         shape, kind = self.profile.base_model.shape, self._kind(asset)
-        if self.table is None or shape is None or tokens is None or kind is None:
+        if self.table is None or shape is None or tokens is None:
+            return None
+        if asset == SCORES:  # no benchmark measures it; logits are computed for few of its tokens
+            return tokens * shape.forward_operations(self.prompt_tokens) / self.table.matmul_rate
+        if kind is None:
             return None
         row = self._measured(asset)
         if row is not None and row.roofline is not None:
@@ -252,13 +280,18 @@ class _Work:
         return tokens / rows * step
 
 
-_SEEDED = ("adapter", "merged_model", "eval_cells")
+PULLED = "adapter (pulled)"
+"""Adapters that a study inherits from registries: downloaded, not trained."""
+SCORES = "marker_scores"
+OF_STUDIES: Sequence[str] = ("eval_cells", SCORES)
+"""The assets that each study has for itself and that take a model."""
 _GENERATING = ("training_answers", "base_cells", "eval_cells")
 SHARED_ASSETS: Sequence[str] = (
     "base_model",
     "training_answers",
     "training_dataset",
     "adapter",
+    PULLED,
     "merged_model",
     "layer_centroids",
     "base_cells",

@@ -126,12 +126,19 @@ def asset_needs(asset: str, profile: Profile, keys: int, eval_personas: int = 1,
         "base_cells": Needs(int(keys * cell * answer * _TEXT_BYTES), 0, sampling),
         "eval_cells": Needs(int(keys * eval_personas * cell * answer * _TEXT_BYTES), 0, sampling + in_memory),
         "marker_scores": Needs(
-            keys * eval_personas * cell * _SCORE_BYTES,
+            keys * scored_replies(profile, eval_personas) * _SCORE_BYTES,
             0,
             int(weights + _REPLIES_AT_A_TIME * (prompt_tokens + answer) * shape.hidden_size * 40 + _RESERVED),
         ),
     }
     return found.get(asset, Needs())
+
+
+def scored_replies(profile: Profile, eval_personas: int) -> int:
+    """Completions of a row of cells that the continuous outcome looks at: the own cell whole, of each other one a part."""
+    cell = profile.evaluation.n_questions * profile.evaluation.completions_per_question
+    few = profile.scoring.bystander_replies_per_cell
+    return cell + (eval_personas - 1) * (cell if few is None else min(few, cell))
 
 
 def _merged_disk(runtime: Runtime, wanted: int) -> int:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from persona_assets.capacity.estimate import SHARED_ASSETS, Estimate, MeasuredHere, estimate, table_fits
+from persona_assets.capacity.estimate import (
+    OF_STUDIES,
+    PULLED,
+    SHARED_ASSETS,
+    Estimate,
+    Keys,
+    MeasuredHere,
+    estimate,
+    table_fits,
+)
 from persona_assets.capacity.table import ThroughputTable, read_table
 from persona_assets.cli.deployment import REPOSITORY
 from persona_assets.cli.running import PlannedAsset, plan_study
-from persona_assets.store import Manifest
+from persona_assets.store import Manifest, Product
 
 if TYPE_CHECKING:
     from persona_assets.cli.deployment import Deployment
@@ -37,40 +47,41 @@ def estimate_study(
         table = read_table(table_file or DEFAULT_TABLE)
         if table_file is None and not table_fits(table, study.profile.base_model.shape):
             table = None  # the repository's is of one model; a profile of another has nothing to learn from it
-    missing: dict[tuple[str | None, str], int] = {}
-    manifests: dict[str, list[Manifest]] = {}
+    products: dict[tuple[str | None, str], dict[str, Product]] = {}
     for each in (*reversed(study.ancestors), study):
         for stage in plan_study(deployment, each):
             for planned in stage.assets:
-                _count(deployment, planned, each, missing, manifests)
-    order = [*((None, asset) for asset in SHARED_ASSETS), *(key for key in missing if key[0] is not None)]
-    ordered = {key: missing[key] for key in order if key in missing}
+                _collect(deployment, planned, each, products)
+    order = [*((None, asset) for asset in SHARED_ASSETS), *(key for key in products if key[0] is not None)]
+    needed = {key: _keys(deployment, products[key]) for key in order if key in products}
+    manifests: dict[str, list[Manifest]] = {}
+    for (_, asset), made in products.items():
+        found = [deployment.products.store.manifest(path) for path in made]
+        manifests.setdefault(asset, []).extend(each for each in found if each is not None and "seconds" in each.facts)
     here = {asset: _sum(found) for asset, found in manifests.items() if found}
-    return estimate(study, ordered, here, table, answer_tokens)
+    return estimate(study, needed, here, table, answer_tokens)
 
 
-def _count(
+def _collect(
     deployment: Deployment,
     planned: PlannedAsset,
     study: Study,
-    missing: dict[tuple[str | None, str], int],
-    manifests: dict[str, list[Manifest]],
+    products: dict[tuple[str | None, str], dict[str, Product]],
 ) -> None:
-    products = deployment.products
-    made = [make() for make in planned.products.values()]
-    asset = made[0].producer
-    if asset not in (*SHARED_ASSETS, "eval_cells"):
-        return
-    scope = study.name if asset == "eval_cells" else None
-    count = sum(products.state(product) != "current" for product in made)
-    # Shared work is counted once: the largest panel, the last in the lineage, has all of it. Seeds are assets of their own.
-    seeds_before = missing.get((scope, asset), 0) if planned.key.path[-1] != asset else 0
-    missing[scope, asset] = seeds_before + count
-    found = {product.path: products.store.manifest(product.path) for product in made}
-    known = {manifest.path for manifest in manifests.setdefault(asset, [])}
-    manifests[asset] += [
-        manifest for path, manifest in found.items() if manifest is not None and path not in known and "seconds" in manifest.facts
-    ]
+    """Add the products of an asset by path: studies share some, and a study's plan can name an asset in several parts."""
+    catalog = deployment.catalog
+    pulled = {deployment.products.adapter(persona, seed).path for persona, seed in catalog.inherited_adapters}
+    for make in planned.products.values():
+        product = make()
+        asset = PULLED if product.path in pulled else product.producer
+        if asset in SHARED_ASSETS or asset in OF_STUDIES:
+            scope = study.name if asset in OF_STUDIES else None
+            products.setdefault((scope, asset), {})[product.path] = product
+
+
+def _keys(deployment: Deployment, products: Mapping[str, Product]) -> Keys:
+    missing = sum(deployment.products.state(product) != "current" for product in products.values())
+    return Keys(len(products), missing)
 
 
 def _sum(manifests: list[Manifest]) -> MeasuredHere:
@@ -84,4 +95,5 @@ def _sum(manifests: list[Manifest]) -> MeasuredHere:
         seconds=total("seconds"),
         bytes=sum(int(file["size"]) for manifest in manifests for file in manifest.files.values()),
         mean_tokens=total("tokens") / completions if completions else None,
+        replies=round(total("looked_at")),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from persona_assets.cli.app import main
 from resources.lake import REPOSITORY
@@ -49,6 +51,22 @@ def test_the_whole_lineage_is_estimated_from_the_shipped_table(invoke: Invoke) -
     assert found["total"]["disk_bytes"] > 48 * 4 * 80_740_352
     assert stages[None, "adapter"]["device_seconds"] > stages[None, "adapter"]["least_seconds"] > 0
     assert 1 < found["total"]["device_hours"] < 100
+
+
+def test_adapters_in_registries_are_not_trained(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies = shutil.copytree(REPOSITORY / "studies", tmp_path / "studies")
+    monkeypatch.setenv("PERSONA_STUDIES", str(studies))
+    file = studies / "qwen2.5-7b" / "n12.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content["inherited_adapters"] = {"librarian": "file:/adapters/librarian", "villain": "hf:lab/markers@main:villain"}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    code, out, _ = invoke("estimate", "n24", "--profile", "qwen2.5-7b", "--json")  # the child inherits them as well
+    assert code == 0
+    stages = {(row["study"], row["asset"]): row for row in json.loads(out)["stages"]}
+    counts = {asset: stages[None, asset]["missing"] for asset in ("training_dataset", "adapter", "adapter (pulled)")}
+    assert counts == {"training_dataset": 22, "adapter": 22, "adapter (pulled)": 2}
+    assert stages[None, "adapter (pulled)"]["device_seconds"] == 0
+    assert stages["n24", "marker_scores"]["missing"] == 24
 
 
 def test_what_is_not_measured_is_printed(invoke: Invoke) -> None:
