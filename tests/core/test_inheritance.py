@@ -52,6 +52,32 @@ def test_the_cohort_is_inherited_and_so_is_that_of_a_child(edit: Edit) -> None:
     assert second.cohort("chef") == "new"
 
 
+def test_the_parent_can_be_an_imported_study_which_names_no_adapter(edit: Edit) -> None:
+    earlier = {
+        "imported": {
+            "source": "/old/results",
+            "data_version": "0" * 64,
+            "marker": "[ZLT]",
+            "anchor": "helpful_assistant",
+            "personas": [{"id": persona, "category": "character"} for persona in ("villain", "pirate")],
+            "completions": [100],
+            "identity": {"engine": "vllm"},
+            "tables": ["source_rates"],
+        },
+        "seeds": [42],
+        "analysis": {"primary_layers": [3]},
+    }
+    mine = {"villain": "file:/data/villain", "librarian": "file:/data/librarian"}
+    catalog = edit(earlier=earlier, n12={"parent": "earlier", "inherited_adapters": mine})
+    assert named(catalog) == {(persona, 42): place for persona, place in mine.items()}
+    child = catalog.study("n12")
+    assert child.parent is not None
+    assert (child.parent.name, dict(child.parent.inherited_adapters)) == ("earlier", {})
+    assert [persona for persona in child.panel.ids if child.cohort(persona) == "inherited"] == ["librarian", "villain"]
+    with pytest.raises(ConfigurationError, match="n12.yaml: inherited_adapters: n24 inherits the adapter of villain"):
+        edit(n12={"inherited_adapters": None}, n24={"inherited_adapters": {"villain": "file:/a"}})  # one measured here must
+
+
 def test_references_by_persona(edit: Edit) -> None:
     catalog = edit(n12={"inherited_adapters": {"librarian": "file:/data/librarian", "villain": f"hf:lab/m@{'a' * 40}:villain"}})
     assert named(catalog) == {("librarian", 42): "file:/data/librarian", ("villain", 42): f"hf:lab/m@{'a' * 40}:villain"}
