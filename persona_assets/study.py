@@ -107,6 +107,13 @@ class Runtime(FileModel):
         float | None, Field(gt=0, description="most disk that merged models take at once; further ones are not written")
     ] = None
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # A worker process would keep its engine between steps, and with it the memory that the next step needs.
+        if self.engine == "vllm" and self.workers and self.device != "cpu":
+            raise ValueError(f"workers: {self.workers} with vllm on a GPU, whose memory one engine takes whole; set it to 0")
+        return self
+
 
 class NanoBase(FileModel):
     """The embedded base model: built here from generated text, so no download is needed."""
@@ -210,8 +217,6 @@ class Profile(FileModel):
                 f"runtime.vllm.max_num_batched_tokens: {vllm.max_num_batched_tokens} is less than max_model_len "
                 f"{vllm.max_model_len}, so that a long prompt could not be read in one piece"
             )
-        if runtime.workers > 1 and runtime.device != "cpu":
-            raise ValueError(f"runtime.workers: {runtime.workers} engines would want the same GPU memory; set it to 0 for vllm")
 
 
 class AnalysisPlan(FileModel):

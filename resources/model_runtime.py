@@ -45,7 +45,10 @@ class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resour
             return Runtime.model_validate(profile.runtime.model_dump() | overrides)
         except ValidationError as error:
             wrong = "; ".join(
-                f"{'.'.join(map(str, each['loc']))}: {each['msg']} (given: {each['input']!r})" for each in error.errors()
+                f"{'.'.join(map(str, each['loc']))}: {each['msg']} (given: {each['input']!r})"
+                if each["loc"]
+                else each["msg"].removeprefix("Value error, ")  # of several fields together
+                for each in error.errors()
             )
             raise ConfigurationError(f"The config of the resource model_runtime is refused: {wrong}.") from error
 

@@ -10,6 +10,8 @@ import pytest
 from worker_tasks import keep_a_model, visible_devices
 
 from persona_assets.catalog import load_catalog
+from persona_assets.errors import ConfigurationError
+from persona_assets.study import Profile
 from persona_assets.workers import WorkerPool
 from resources.model_runtime import ModelRuntime
 
@@ -45,6 +47,17 @@ def test_models_stay_from_task_to_task_and_go_between_steps() -> None:
     for _ in range(2):  # the second step finds nothing of the first
         found = [outcome.result for outcome in runtime.run(profile, keep_a_model, {"first": None, "second": None})]
         assert found == [{"uses": 1}, {"uses": 2}]
+
+
+def test_workers_that_would_keep_an_engine_on_the_device_are_refused() -> None:
+    shipped = load_catalog(REPOSITORY / "studies", "qwen2.5-7b").profile.model_dump()
+    vllm = shipped["runtime"] | {"engine": "vllm"}
+    profile = Profile.model_validate(shipped | {"runtime": vllm})
+    with pytest.raises(ValueError, match="workers: 1 with vllm on a GPU, whose memory one engine takes whole; set it to 0"):
+        Profile.model_validate(shipped | {"runtime": vllm | {"workers": 1}})
+    with pytest.raises(ConfigurationError, match="model_runtime is refused: workers: 2 with vllm on a GPU.*; set it to 0[.]$"):
+        ModelRuntime(workers=2).settings(profile)
+    assert ModelRuntime(workers=2, device="cpu").settings(profile).workers == 2
 
 
 def test_one_step_at_a_time_uses_the_device() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from persona_assets.models.loading import render_prompt
+from persona_assets.models.loading import load_model, render_prompt
 from persona_assets.scoring.replies import reply_tokens
 from persona_assets.scoring.scorer import ScoredReply, adapted, log_probabilities, plain
 from persona_assets.study import Runtime
 from persona_assets.tasks.cells import COMPLETIONS_FILE, COMPLETIONS_SCHEMA
-from persona_assets.tasks.loaded import release_models
+from persona_assets.tasks.loaded import release_models, runtime_engine
 from persona_assets.tasks.marker_scores import (
     SCORES_FILE,
     SCORES_SCHEMA,
@@ -150,6 +150,32 @@ def test_nothing_to_score_is_no_failure(task: MarkerScoresTask) -> None:
     facts = make_marker_scores(task)
     check_scores(task.out_dir)
     assert (facts["scored"], facts["truncated"], facts["own_marker_margin"]) == (0, 1, None)
+
+
+def test_an_engine_that_took_all_memory_is_freed_before_the_model_is_loaded(
+    task: MarkerScoresTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Vllm:
+        def close(self) -> None:
+            happened.append("engine closed")
+
+    def load(*arguments: Any, **options: Any) -> PreTrainedModel:
+        happened.append("model loaded")
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr("persona_assets.generation.opening.open_engine", lambda *_: Vllm())
+    monkeypatch.setattr("persona_assets.models.loading.load_model", load)
+    vllm = task.runtime.model_copy(update={"engine": "vllm"})
+    engine = runtime_engine(task.base_dir, vllm, slot="merged")
+    assert runtime_engine(task.base_dir, vllm, slot="merged") is engine  # it stays from row to row
+    assert happened == []
+    make_marker_scores(task)
+    assert happened == ["engine closed", "model loaded"]
+    assert runtime_engine(task.base_dir, vllm, slot="merged") is not engine  # the model's turn to go
+    make_marker_scores(task)
+    assert happened == ["engine closed", "model loaded"] * 2
 
 
 def test_damaged_scores_are_noticed(task: MarkerScoresTask) -> None:
