@@ -35,7 +35,7 @@ VERSIONS = {
     "inherited_drift": "2",
     "remeasurement_drift": "1",
     "retest": "1",
-    "figures": "2",
+    "figures": "3",
     "clean_result": "2",
     "overview": "1",
     "warehouse": "1",

@@ -3,6 +3,7 @@
 # No postponed annotations here: Dagster reads the types off the function when it is defined.
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, Output, asset
@@ -19,6 +20,7 @@ from persona_assets.store import Manifest
 from persona_assets.study import Study
 from persona_assets.workers import Outcome, WorkerPool
 from resources.lake import Lake
+from resources.model_runtime import ModelRuntime
 from resources.warehouse import Warehouse
 
 
@@ -36,24 +38,11 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
         deps=[AssetDep(study_key(profile, each.name, name)) for each in (study, *study.ancestors) for name in table_names(each)],
         dagster_type=NOTHING,
     )
-    def figures(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> Iterator[Output[None]]:
+    def figures(
+        context: AssetExecutionContext, lake: Lake, warehouse: Warehouse, model_runtime: ModelRuntime
+    ) -> Iterator[Output[None]]:
         products = Products(catalog, lake)
-
-        def draw(staging: Path) -> Mapping[str, object]:
-            from persona_assets.reporting.study_figures import draw_study
-
-            lineage = (study, *study.ancestors)
-            versions = {path: lake.store.verified(path).data_version for each in lineage for path in products.table_paths(each)}
-            tables = {each.name: warehouse.tables(products.table_paths(each)) for each in lineage}
-            drawn = draw_study(
-                study,
-                tables[study.name],
-                staging,
-                asset=context.asset_key.to_user_string(),
-                data_version=sha256_json(versions),
-                ancestors=tables,
-            )
-            return {"figures": [figure.name for figure in drawn]}
+        parts = max(1, model_runtime.settings(catalog.profile).workers)
 
         def describe(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
             drawn = manifest.facts["figures"]
@@ -61,7 +50,19 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
             return {"figures": MetadataValue.int(len(drawn)), **pictures(directory), **product_links(manifest, directory)}
 
         def produce(staging: Path) -> Iterator[Outcome[Mapping[str, object]]]:
-            return WorkerPool(0).run(draw, {"figures": staging})
+            from persona_assets.reporting.study_figures import FiguresTask, draw_figures
+
+            lineage = (study, *study.ancestors)
+            versions = {path: lake.store.verified(path).data_version for each in lineage for path in products.table_paths(each)}
+            tables = {each.name: warehouse.tables(products.table_paths(each)) for each in lineage}
+            whole = FiguresTask(staging, study, tables, context.asset_key.to_user_string(), sha256_json(versions))
+            tasks = {str(part): replace(whole, part=part, parts=parts) for part in range(parts)}
+            outcomes = list(model_runtime.run(catalog.profile, draw_figures, tasks))
+            if failed := next((outcome for outcome in outcomes if outcome.error is not None), None):
+                yield Outcome("figures", error=failed.error, trace=failed.trace)
+                return
+            drawn = {number: name for outcome in outcomes for number, name in (outcome.result or {}).items()}
+            yield Outcome("figures", result={"figures": [drawn[number] for number in sorted(drawn)]})
 
         yield from materialize_one(context, products.store, products.figures(study), produce, describe=describe)
 

@@ -24,7 +24,7 @@ HISTORY = pl.DataFrame({"step": [1, 2, 3, 4], "loss": [3.1, 1.5, None, 0.9]})
 def draw_all(n: int, t: Tables) -> dict[str, Drawing]:
     c = context(n)
     drawings = [
-        *figures.source_rate_vs_cosine_figures(t.source_rates, t.geometry, t.regressions, c),
+        *(figures.source_rate_vs_cosine(t.source_rates, t.geometry, t.regressions, c, layer=layer) for layer in c.primary_layers),
         figures.within_category(t.source_rates, t.geometry, t.regressions, c, layer=15),
         figures.spearman_by_layer(t.regressions, c),
         figures.rate_heatmap(t.cells, c),

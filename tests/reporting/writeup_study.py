@@ -17,7 +17,7 @@ from persona_assets.geometry.cosines import geometry_frame, pairwise_frame
 from persona_assets.hashing import sha256_json, sha256_text
 from persona_assets.measurement import Measurement, measurements_table
 from persona_assets.reporting.figures import Drawing
-from persona_assets.reporting.study_figures import draw_study
+from persona_assets.reporting.study_figures import FiguresTask, draw_figures
 from persona_assets.reporting.writeup import CompletionFiles, Sources, read_figures
 from persona_assets.statistics.analysis import Extras, StudyFrames, analyse
 from persona_assets.statistics.baselines import surface_predictors
@@ -246,14 +246,7 @@ def make_sources(
     figures = directory / "figures"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Drawing, "pdf", lambda _: b"%PDF")  # no write-up shows it, and it takes most of the time
-        draw_study(
-            study,
-            tables[study.name],
-            figures,
-            asset=f"embedded/{study.name}/figures",
-            data_version=MANIFEST_DIGEST,
-            ancestors=tables,
-        )
+        draw_figures(FiguresTask(figures, study, tables, f"embedded/{study.name}/figures", MANIFEST_DIGEST))
     files = {}
     for (source, seed), part in completions.group_by("source", "seed", maintain_order=True):
         file = directory / "eval_cells" / f"{source}_{seed}.parquet"

@@ -7,11 +7,7 @@ missing in the picture, and the caption says so.
 from persona_assets.reporting.figures.baselines import surface_baselines
 from persona_assets.reporting.figures.context import FigureContext, Provenance
 from persona_assets.reporting.figures.continuous import continuous_vs_cosine, rate_vs_log_prob
-from persona_assets.reporting.figures.cosine import (
-    source_rate_vs_cosine,
-    source_rate_vs_cosine_figures,
-    within_category,
-)
+from persona_assets.reporting.figures.cosine import source_rate_vs_cosine, within_category
 from persona_assets.reporting.figures.drift_plots import drift, drift_counts
 from persona_assets.reporting.figures.errors import FigureError
 from persona_assets.reporting.figures.heatmap import rate_heatmap
@@ -45,7 +41,6 @@ __all__ = [
     "rate_heatmap",
     "rate_vs_log_prob",
     "source_rate_vs_cosine",
-    "source_rate_vs_cosine_figures",
     "source_rates",
     "spearman_by_layer",
     "surface_baselines",

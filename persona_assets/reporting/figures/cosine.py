@@ -87,16 +87,6 @@ def source_rate_vs_cosine(
     return Drawing(f"source_rate_vs_cosine_layer{layer}", figure, caption, numbers, context)
 
 
-def source_rate_vs_cosine_figures(
-    source_rates: pl.DataFrame, geometry: pl.DataFrame, regressions: pl.DataFrame, context: FigureContext
-) -> list[Drawing]:
-    """Draw `source_rate_vs_cosine` at every primary layer, in the order of the plan."""
-    return [
-        source_rate_vs_cosine(source_rates, geometry, regressions, context, layer=layer)
-        for layer in context.primary_layers
-    ]
-
-
 def within_category(
     source_rates: pl.DataFrame,
     geometry: pl.DataFrame,

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from persona_assets.reporting.figures.fonts import font_family
+
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -31,7 +33,6 @@ CATEGORY_MARK = {"occupational": "o", "character": "s", "generic_helper": "^"}
 COHORTS = ("inherited", "new")
 
 _RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
     "font.size": FONT,
     "axes.labelsize": FONT + 0.5,
     "axes.titlesize": FONT + 0.5,
@@ -63,7 +64,7 @@ def styled() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]  # wants each key's name as a literal type
+        matplotlib.rcParams.update(_RC | {"font.family": font_family()})  # type: ignore[arg-type]  # wants literal keys
         yield
 
 
