@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from persona_assets.errors import PersonaAssetsError
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _AGAIN = "then run what failed again: what was recorded stays."
@@ -20,12 +22,14 @@ def explain(error: BaseException, place: Path | None = None) -> str:
         place: directory that was being written, where the error does not name a file itself.
 
     Returns:
-        Advice for a full disk, a directory that may not be written, or memory that ran out; otherwise the error's kind and text.
+        Advice for a full disk, a directory that may not be written, or memory that ran out; the text of an error that was
+        written for users; otherwise the error's kind and text.
     """
+    for_users = isinstance(error, PersonaAssetsError)
     for each in _chain(error):
         if isinstance(each, OSError) and each.errno in _FULL:
             return f"The disk is full{_where(each, place)}. Free some space, or set PERSONA_LAKE to a larger disk, {_AGAIN}"
-        if isinstance(each, OSError) and each.errno in _REFUSED:
+        if isinstance(each, OSError) and each.errno in _REFUSED and not for_users:  # it may be reading that was refused
             return f"No permission to write{_where(each, place)}. Give this user the right to, {_AGAIN}"
         if type(each).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
             return (
@@ -34,7 +38,7 @@ def explain(error: BaseException, place: Path | None = None) -> str:
             )
         if isinstance(each, MemoryError):
             return f"The machine has too little memory. Lower runtime.workers in the profile, {_AGAIN}"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if for_users else f"{type(error).__name__}: {error}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

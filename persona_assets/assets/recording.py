@@ -240,7 +240,7 @@ def _failure_text(stage: str, failed: Mapping[str, str], total: int) -> str:
     others = "; the others are recorded and stay" if len(failed) < total else ""
     lines = [f"{stage}: {len(failed)} of {total} failed ({', '.join(failed)}){others}."]
     shown = list(failed.items())[:5]
-    lines += [f"- {key}: {error}" for key, error in shown]
+    lines += [f"- {error if error.startswith(f'{key}: ') else f'{key}: {error}'}" for key, error in shown]
     if len(failed) > len(shown):
         lines.append(f"- ... and {len(failed) - len(shown)} more, in the metadata of this failure.")
     lines.append("Run the failed partitions again: what was done is skipped.")

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from persona_assets.errors import PersonaAssetsError
 from persona_assets.hashing import sha256_file
 from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE, Resolved
+from persona_assets.registry.gate_cases import GateError
 from persona_assets.registry.opening import RegistrySettings, open_registry
 from persona_assets.registry.reference import AdapterReference
 from persona_assets.store import Manifest
@@ -20,6 +22,10 @@ from persona_assets.tasks.models import ADAPTER, AdapterTask, make_adapter
 REGISTRY = "registry"
 REMARKS = "remarks"
 """Fact that holds sentences for the run's log."""
+
+
+class AdapterRefusedError(PersonaAssetsError):
+    """An adapter of others did not pass the gate; the message says where it lies and what to do."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def pull_adapter(task: PullTask) -> Facts:
     """Write what peft loads; the facts keep the resolved version, the digests and what is known of the training.
 
     Raises:
-        GateError: the adapter is refused.
+        AdapterRefusedError: it did not pass the gate.
         RegistryError: it could not be fetched.
     """
     from persona_assets.registry.gate import admit, gate_base
@@ -76,9 +82,15 @@ def pull_adapter(task: PullTask) -> Facts:
     )
     with open_registry(task.reference.scheme, task.settings) as registry:
         resolved = registry.resolve(task.reference)
-        known = admit(
-            registry, resolved, task.out_dir / ADAPTER, base=base, recipe=task.recipe, persona=task.persona, seed=task.seed
-        )
+        try:
+            known = admit(
+                registry, resolved, task.out_dir / ADAPTER, base=base, recipe=task.recipe, persona=task.persona, seed=task.seed
+            )
+        except GateError as error:
+            raise AdapterRefusedError(
+                f"{error} It lies at {resolved.pinned}. Correct it there, or take {task.persona} out of inherited_adapters in the "
+                "study file: its adapter is then trained here."
+            ) from error
     return {
         "origin": REGISTRY,
         "reference": str(task.reference),

@@ -87,7 +87,7 @@ class TestAKeyThatFails:
         assert done.returncode == 1
         assert "persona-assets: The stage personas failed" in done.stderr
         assert "training_dataset: " in done.stderr
-        assert "- gardener: DatasetError: gardener: row 0: the marker 'helps! helps!' is in the prompt" in done.stderr
+        assert "- gardener: row 0: the marker 'helps! helps!' is in the prompt" in done.stderr
         assert "Traceback" not in done.stdout + done.stderr
         shown = site.cli("status", "small")
         assert shown.returncode == 0

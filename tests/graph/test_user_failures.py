@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,22 @@ from typing import Any
 import pytest
 from dagster import AssetKey, DagsterEventType
 from deployments import PROFILE, SMALL, Opened, Site
+from servers.hub import Repo, hub_server
 
-from persona_assets.errors import ConfigurationError
+from persona_assets.errors import ConfigurationError, LakeError
 from persona_assets.explaining import explain
 
 pytestmark = pytest.mark.slow
+
+
+class Touching:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.file,)
 
 
 @pytest.fixture
@@ -108,6 +120,61 @@ def test_a_model_that_is_not_found(site: Site, monkeypatch: pytest.MonkeyPatch, 
     assert len(said) < 1500
 
 
+def inherit(site: Site, reference: str) -> None:
+    """Let the study name an adapter of others for its first persona."""
+    site.edit(f"{PROFILE}/small.yaml", lambda study: study.update(inherited_adapters={SMALL[0]: reference}))
+
+
+def test_an_adapter_of_others_that_is_refused(site: Site, tmp_path: Path) -> None:
+    """Weights that would run code when they are loaded: nothing of them is opened, and the user is told what to do instead."""
+    ran, strange = tmp_path / "ran", tmp_path / "strange"
+    strange.mkdir()
+    (strange / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    (strange / "adapter_model.bin").write_bytes(pickle.dumps(Touching(ran)))
+    inherit(site, f"file:{strange}")
+    with site.opened() as opened:
+        said = failure_of(opened, "adapter")
+    assert said.startswith(f"adapter: 1 of 1 failed ({SMALL[0]}).\n- {SMALL[0]}: The adapter is refused: adapter_model.bin: ")
+    assert "pickles are never read: save the adapter again with safe_serialization=True." in said
+    assert f"It lies at file:{strange}. Correct it there, or take {SMALL[0]} out of inherited_adapters in the study file" in said
+    assert "Run the failed partitions again" in said
+    assert "Traceback" not in said
+    assert not ran.exists()
+    assert site.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "there", "told"),
+    [
+        ({"another"}, True, "the Hub does not accept the key in HF_TOKEN"),
+        (None, False, "there is no such repository, or it is private and HF_TOKEN does not open it"),
+    ],
+)
+def test_a_registry_that_refuses(
+    site: Site, monkeypatch: pytest.MonkeyPatch, keys: set[str] | None, there: bool, told: str
+) -> None:
+    inherit(site, "hf:lab/markers@main:librarian")
+    with hub_server() as hub, site.opened() as opened:
+        hub.keys, hub.repos = keys, {"lab/markers": Repo()} if there else {}
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        said = failure_of(opened, "adapter")
+    assert f"- {SMALL[0]}: hf:lab/markers@main:librarian: {told}" in said
+    assert "Traceback" not in said and "hf_of_the_user" not in said
+    assert len(said) < 800
+
+
+def test_a_registry_that_cannot_be_reached(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    inherit(site, "hf:lab/markers@main:librarian")
+    with hub_server() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with site.opened() as opened:
+        said = failure_of(opened, "adapter")
+    assert f"- {SMALL[0]}: hf:lab/markers@main:librarian: the Hub cannot be reached; look at the network and HF_ENDPOINT" in said
+
+
 def test_an_input_that_is_missing(site: Site) -> None:
     with site.opened() as opened:
         said = failure_of(opened, "adapter")
@@ -130,6 +197,7 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory."), "The GPU has too little memory: CUDA out of memory. Lower runtime.gen"),
         (MemoryError(), "The machine has too little memory. Lower runtime.workers"),
         (ValueError("layer 9"), "ValueError: layer 9"),
+        (LakeError("Materialize it."), "Materialize it."),
     ],
 )
 def test_errors_in_words(error: Exception, said: str) -> None:
