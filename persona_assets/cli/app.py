@@ -23,7 +23,6 @@ app = typer.Typer(
 )
 
 
-
 def _complete_study(incomplete: str) -> list[str]:
     from persona_assets.cli.completion import study_names
 
@@ -53,8 +52,12 @@ StudyName = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
-@app.command(epilog="Example: persona-assets run n24")
-def run(study: StudyName, profile: Profile = "embedded") -> None:
+@app.command(epilog="Examples: persona-assets run n24, persona-assets run n24 --json > n24.json")
+def run(
+    study: StudyName,
+    profile: Profile = "embedded",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to the error output.")] = False,
+) -> None:
     """Run a study to its last asset.
 
     What was made before from the same inputs is skipped; a study whose parent has not been run runs the parent first, because
@@ -64,7 +67,7 @@ def run(study: StudyName, profile: Profile = "embedded") -> None:
     from persona_assets.cli.display import run_with_display
 
     deployment = open_deployment(profile)
-    run_with_display(deployment, deployment.catalog.study(study))
+    run_with_display(deployment, deployment.catalog.study(study), as_json=as_json)
 
 
 @app.command(epilog="Example: persona-assets status --json")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from persona_assets.cli.outside import outside_lines
+from persona_assets.cli.result import GATE_COLUMNS, Analysis, StudyResult, study_result
 from persona_assets.progress import ProgressEvent, listen
 
 if TYPE_CHECKING:
@@ -24,25 +26,35 @@ if TYPE_CHECKING:
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 
-def run_with_display(deployment: Deployment, study: Study) -> None:
+def run_with_display(deployment: Deployment, study: Study, *, as_json: bool = False) -> None:
     """Run a study and the ancestors it needs, with progress, and print its result.
+
+    Args:
+        deployment: whose study.
+        study: what to run.
+        as_json: print the result as one JSON object; progress goes to the error output then.
 
     Raises:
         StudyRunError: a stage failed.
     """
+    shown = Console(stderr=True, width=None if sys.stderr.isatty() else 120) if as_json else console
     started = time.monotonic()
     worked = False
     with deployment.instance() as instance:
         for each in (*reversed(study.ancestors), study):
-            worked |= _run_study(deployment, instance, each)
-    print_result(deployment, study)
-    for line in outside_lines(deployment, study):
-        console.print(line, soft_wrap=True)
+            worked |= _run_study(deployment, instance, each, shown)
+    result = study_result(deployment, study)
+    seconds = time.monotonic() - started
+    if as_json:
+        values = {**asdict(result), "worked": worked, "seconds": round(seconds, 1)}
+        sys.stdout.write(json.dumps(values, default=str, indent=1, ensure_ascii=False) + "\n")
+        return
+    print_result(result)
     did = "finished" if worked else "unchanged: nothing to do"
-    console.print(f"\n{study.name} {did}, {time.monotonic() - started:.0f} s")
+    console.print(f"\n{study.name} {did}, {seconds:.0f} s")
 
 
-def _run_study(deployment: Deployment, instance: object, study: Study) -> bool:
+def _run_study(deployment: Deployment, instance: object, study: Study, shown: Console) -> bool:
     from dagster import DagsterInstance
 
     from persona_assets.assets.partitions import shared_key
@@ -50,21 +62,21 @@ def _run_study(deployment: Deployment, instance: object, study: Study) -> bool:
 
     assert isinstance(instance, DagsterInstance)
     worked = False
-    console.rule(f"{deployment.catalog.profile.name} {study.name}: {len(study.panel)} personas")
+    shown.rule(f"{deployment.catalog.profile.name} {study.name}: {len(study.panel)} personas")
     for stage in plan_study(deployment, study):
         publishes = stage.name == "analysis"
         if stage_is_current(deployment, instance, stage) and (not publishes or warehouse_is_current(deployment)):
-            console.print(f"[dim]{stage.name}: unchanged[/dim]")
+            shown.print(f"[dim]{stage.name}: unchanged[/dim]")
             continue
-        with _progress_bars():
+        with _progress_bars(shown):
             extra = [shared_key(deployment.catalog.profile.name, "warehouse")] if publishes else []
-            run_stage(deployment, instance, stage, extra, say=console.print)
+            run_stage(deployment, instance, stage, extra, say=shown.print)
         worked = True
     return worked
 
 
 @contextmanager
-def _progress_bars() -> Iterator[None]:
+def _progress_bars(shown: Console) -> Iterator[None]:
     """One line for each asset: what runs, how many personas are done, time left."""
     columns = (
         SpinnerColumn(finished_text="[green]✓[/green]"),
@@ -75,7 +87,7 @@ def _progress_bars() -> Iterator[None]:
         TextColumn("[dim]{task.fields[now]}[/dim]"),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=shown) as bars:
 
         def show(event: ProgressEvent) -> None:
             if event.stage not in tasks:
@@ -92,52 +104,47 @@ def _progress_bars() -> Iterator[None]:
             stop()
 
 
-def print_result(deployment: Deployment, study: Study) -> None:
+def print_result(result: StudyResult) -> None:
     """Print source rates, the largest |rho|, gates, bucket and confidence, and where to find the rest."""
-    from persona_assets.assets.products import analysed
-    from resources.lake import Lake
-    from resources.warehouse import Warehouse
+    _print_rates(result.source_rates)
+    if result.imported is not None:
+        identity = result.imported["measurement_identity"]
+        console.print(f"Imported from {result.imported['source']}. Measurement identity: {identity}.")
+        for each in result.imported["not_supported"]:
+            console.print(f"[yellow]Not supported:[/yellow] {each['what']}: {each['why']}")
+    if result.analysis is not None:
+        _print_analysis(result.analysis)
+    for line in result.outside:
+        console.print(line, soft_wrap=True)
 
-    products, warehouse = deployment.products, Warehouse(lake=Lake())
-    rates = warehouse.table(products.source_rates(study).path, "source_rates")
-    _print_rates(rates)
-    if study.imported is not None:
-        console.print(f"Imported from {study.imported.source}. Measurement identity: {study.imported.identity_sentence}.")
-        for each in study.imported.not_supported:
-            console.print(f"[yellow]Not supported:[/yellow] {each.what}: {each.why}")
-    if not analysed(study):
-        return
-    gates = warehouse.table(products.gates(study).path, "gates").filter("registered")
-    outcome = warehouse.table(products.gates(study).path, "outcome").row(0, named=True)
-    drift = warehouse.table(products.inherited_drift(study).path, "drift_tests").filter("registered").row(0, named=True)
-    _print_gates(gates)
-    if outcome["strongest_rho"] is None:
+
+def _print_analysis(found: Analysis) -> None:
+    _print_gates(found.gates)
+    if found.strongest is None:
         console.print("Largest |rho|: not estimable")
     else:
+        strongest = found.strongest
         console.print(
-            f"Largest |rho|: {outcome['strongest_rho']:+.3f} at layer {outcome['strongest_layer']} "
-            f"(p {outcome['strongest_p']:.4f}, n {outcome['n']}; "
-            f"significant at {outcome['n_layers_raw']} of {outcome['n_layers']} "
-            f"layers raw, {outcome['n_layers_holm']} after Holm)"
+            f"Largest |rho|: {strongest['rho']:+.3f} at layer {strongest['layer']} "
+            f"(p {strongest['p']:.4f}, n {strongest['n']}; "
+            f"significant at {strongest['n_layers_raw']} of {strongest['n_layers']} "
+            f"layers raw, {strongest['n_layers_holm']} after Holm)"
         )
-    console.print(f"Inherited drift: {drift['verdict']}" + (f" ({drift['note']})" if drift["note"] else ""))
-    console.print(
-        f"Bucket: [bold]{outcome['bucket']}[/bold]   Confidence: [bold]{outcome['confidence']}[/bold] ({outcome['reasons']})"
-    )
-    if outcome["plan_changes"]:
-        console.print(f"[yellow]Changed since the first measurement:[/yellow] {outcome['plan_changes']}")
-    store = products.store
-    console.print(f"Figures:   {store.directory(products.figures(study).path)}", soft_wrap=True)
-    console.print(f"Warehouse: {warehouse.file(deployment.catalog.profile.name)}", soft_wrap=True)
+    console.print(f"Inherited drift: {found.drift['verdict']}" + (f" ({found.drift['note']})" if found.drift["note"] else ""))
+    console.print(f"Bucket: [bold]{found.bucket}[/bold]   Confidence: [bold]{found.confidence}[/bold] ({found.reasons})")
+    if found.plan_changes:
+        console.print(f"[yellow]Changed since the first measurement:[/yellow] {found.plan_changes}")
+    console.print(f"Figures:   {found.figures}", soft_wrap=True)
+    console.print(f"Warehouse: {found.warehouse}", soft_wrap=True)
 
 
-def _print_rates(rates: pl.DataFrame) -> None:
+def _print_rates(rates: Sequence[Mapping[str, Any]]) -> None:
     table = Table(title="Source rates", title_justify="left", box=None, padding=(0, 2))
     for name in ("persona", "category", "cohort"):
         table.add_column(name)
     for name in ("seed", "rate", "95 % interval", "base rate"):
         table.add_column(name, justify="right")
-    for row in rates.to_dicts():
+    for row in rates:
         table.add_row(
             row["persona"],
             row["category"],
@@ -150,11 +157,11 @@ def _print_rates(rates: pl.DataFrame) -> None:
     console.print(table)
 
 
-def _print_gates(gates: pl.DataFrame) -> None:
+def _print_gates(gates: Sequence[Mapping[str, Any]]) -> None:
     table = Table(title="Gates", title_justify="left", box=None, padding=(0, 2))
-    for name in ("gate", "split", "layer", "observed", "threshold", "p", "n", "passed"):
+    for name in GATE_COLUMNS:
         table.add_column(name, justify="left" if name in ("gate", "split", "passed") else "right")
-    for row in gates.to_dicts():
+    for row in gates:
         numbers = ["-" if row[name] is None else f"{row[name]:.3f}" for name in ("observed", "threshold", "p")]
         said = "[green]yes[/green]" if row["passed"] else "no"
         table.add_row(row["gate"], row["split"] or "-", str(row["layer"]), *numbers, str(row["n"]), said)

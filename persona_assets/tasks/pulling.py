@@ -88,8 +88,8 @@ def pull_adapter(task: PullTask) -> Facts:
             )
         except GateError as error:
             raise AdapterRefusedError(
-                f"{error} It lies at {resolved.pinned}. Correct it there, or take {task.persona} out of inherited_adapters in the "
-                "study file: its adapter is then trained here."
+                f"{error} It lies at {resolved.pinned}. Correct it there, or take {task.persona} out of inherited_adapters in "
+                "the study file: its adapter is then trained here."
             ) from error
     return {
         "origin": REGISTRY,

@@ -15,7 +15,7 @@ from deployments import PROFILE, SMALL, Site
 from persona_assets.cli.app import app, main
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
-DATA = ("status", "report", "sql", "lint", "estimate", "doctor")
+DATA = ("run", "status", "import", "report", "sql", "lint", "estimate", "doctor")
 
 
 def invoke(site: Site, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -83,6 +83,29 @@ def test_findings_of_the_lint_as_json(
     [finding] = json.loads(capsys.readouterr().out)
     assert finding["rule"] == "takeaways"
     assert finding["line"] > 1
+
+
+@pytest.mark.slow
+def test_run_as_json(small_site: Site) -> None:
+    """The object on the output is what the table shows; progress goes elsewhere."""
+    done = small_site.cli("run", "small", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert done.stderr.count(": unchanged") == 4
+    assert result["worked"] is False and result["seconds"] > 0
+    printed = (small_site.root / "printed.txt").read_text(encoding="utf-8")
+    shown = " ".join(printed.split())
+    assert [rate["persona"] for rate in result["source_rates"]] == list(SMALL)
+    for rate in result["source_rates"]:
+        line = next(line for line in printed.splitlines() if line.split()[:1] == [rate["persona"]])
+        rounded = [f"{rate[name]:.2f}" for name in ("rate", "wilson_low", "wilson_high", "base_rate")]
+        assert [word for word in line.split()[3:] if word != "to"] == [str(rate["seed"]), *rounded]
+    analysis = result["analysis"]
+    assert f"Bucket: {analysis['bucket']} Confidence: {analysis['confidence']} ({analysis['reasons']})" in shown
+    assert f"Inherited drift: {analysis['drift']['verdict']}" in shown
+    assert f"Largest |rho|: {analysis['strongest']['rho']:+.3f} at layer {analysis['strongest']['layer']} " in shown
+    assert {gate["gate"] for gate in analysis["gates"]} == {"A", "B", "C"}
+    assert Path(analysis["figures"]).is_dir() and Path(analysis["warehouse"]).is_file()
 
 
 @pytest.mark.slow
