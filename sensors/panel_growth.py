@@ -2,8 +2,9 @@
 
 # No postponed annotations here: Dagster reads the types off the functions when they are defined.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dagster import (
     AssetKey,
@@ -23,7 +24,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from persona_assets.assets.partitions import shared_key
 from persona_assets.assets.products import Products, seeded
 from persona_assets.hashing import sha256_json
-from persona_assets.store import Manifest
+from persona_assets.store import Manifest, Product
 from persona_assets.study import Study
 from resources.lake import Lake
 from sensors.requests import StudyJobs, absent, range_requests, unfinished_run
@@ -117,24 +118,19 @@ def _steps(jobs: StudyJobs, shared: str, products: Products) -> Iterator[Step]:
     def of(name: str, missing: set[str]) -> tuple[AssetKey, set[str]]:
         return shared_key(profile, name), missing
 
-    answers = absent(products, ((persona, products.training_answers(persona)) for persona in ids))
-    yield Step("answers", shared, dict([of("training_answers", answers)]))
-    lacking: set[str] = set().union(
-        *(
-            absent(products, ((persona, make(persona)) for persona in ids))
-            for make in (products.training_dataset, products.layer_centroids, products.base_cells)
-        ),
-        *(
-            absent(products, ((persona, make(persona, seed)) for persona in ids))
-            for seed in study.seeds
-            for make in (products.adapter, products.merged_model)
-        ),
+    def lacking(make: Callable[[str], Product], personas: Iterable[str] = ids) -> set[str]:
+        return absent(products, ((persona, make(persona)) for persona in personas))
+
+    answering, trained = products.training_personas(study)
+    yield Step("answers", shared, dict([of("training_answers", lacking(products.training_answers, answering))]))
+    models = {"adapter": products.adapter} | ({} if products.swapped else {"merged_model": products.merged_model})
+    incomplete = lacking(products.training_dataset, trained).union(
+        *(lacking(make) for make in (products.layer_centroids, products.base_cells)),
+        *(lacking(partial(make, seed=seed)) for seed in study.seeds for make in models.values()),
     )
-    names = [
-        *("training_dataset", "layer_centroids", "base_cells"),
-        *(seeded(name, seed, catalog) for seed in study.seeds for name in ("adapter", "merged_model")),
-    ]
-    yield Step("adapters", shared, dict(of(name, lacking) for name in names))
+    names = ["layer_centroids", "base_cells", *(seeded(name, seed, catalog) for seed in study.seeds for name in models)]
+    yield Step("adapters", shared, dict(of(name, incomplete & set(trained)) for name in ("training_dataset", *names)))
+    yield Step("pulled adapters", shared, dict(of(name, incomplete - set(trained)) for name in names))
     rows = zip(jobs.cells, jobs.scores, strict=True)
     unmeasured = [_unmeasured(study, seed, products) for seed in study.seeds]
     yield Step(

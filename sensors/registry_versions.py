@@ -56,7 +56,7 @@ def versions_sensor(jobs: StudyJobs, shared: UnresolvedAssetJobDefinition) -> Se
         if run := unfinished_run(context.instance):
             return SkipReason(f"Run {run} has not finished; the registries are asked afterwards.")
         changed = dict(_changed(context, study, products, adapter_registry))
-        requests = _pulls(jobs, shared.name, changed) if changed else _measurements(jobs, products)
+        requests = _pulls(jobs, shared.name, changed, products) if changed else _measurements(jobs, products)
         if not requests:
             return SkipReason(f"The registries have no adapter for {study.name} that was not pulled and measured.")
         return SensorResult(run_requests=requests)
@@ -83,14 +83,16 @@ def _changed(
             yield (persona, seed), digest
 
 
-def _pulls(jobs: StudyJobs, job: str, changed: Mapping[Key, str]) -> list[RunRequest]:
+def _pulls(jobs: StudyJobs, job: str, changed: Mapping[Key, str], products: Products) -> list[RunRequest]:
     profile = jobs.catalog.profile.name
     wanted: dict[AssetKey, set[str]] = {}
     config: dict[AssetKey, Mapping[str, object]] = {}
     for seed in jobs.study.seeds:
         personas = {persona for persona, of_seed in changed if of_seed == seed}
         pulled = shared_key(profile, seeded("adapter", seed, jobs.catalog))
-        wanted |= {pulled: personas, shared_key(profile, seeded("merged_model", seed, jobs.catalog)): personas}
+        wanted[pulled] = personas
+        if not products.swapped:
+            wanted[shared_key(profile, seeded("merged_model", seed, jobs.catalog))] = personas
         config[pulled] = {"pull_again": True}
     version = sha256_json(sorted([*key, digest] for key, digest in changed.items()))[:12]
     return range_requests(jobs.study.panel.ids, wanted, job, lambda first, last: f"{version}:{first}-{last}", {}, config)
@@ -108,8 +110,9 @@ def _measurements(jobs: StudyJobs, products: Products) -> list[RunRequest]:
             if of_seed == seed and products.state(products.latest_eval_cells(study, persona, seed)) == "stale"
         }
         wanted |= {cells: stale, scores: stale}
-        merged = ((persona, products.store.manifest(products.merged_model(persona, seed).path)) for persona in sorted(stale))
-        adapters += [[persona, seed, manifest.data_version] for persona, manifest in merged if manifest is not None]
+        measured = products.adapter if products.swapped else products.merged_model
+        there = ((persona, products.store.manifest(measured(persona, seed).path)) for persona in sorted(stale))
+        adapters += [[persona, seed, manifest.data_version] for persona, manifest in there if manifest is not None]
     version = sha256_json(adapters)[:12]
     requests = range_requests(
         study.panel.ids,

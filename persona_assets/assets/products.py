@@ -96,6 +96,15 @@ class Products:
         """Say whether a persona's adapter of any of these training seeds is trained here, not pulled from a registry."""
         return any((persona, seed) not in self.catalog.inherited_adapters for seed in seeds)
 
+    def training_personas(self, study: Study) -> tuple[list[str], list[str]]:
+        """Personas of a study whose training answers are needed, and those whose adapters are trained here, in panel order.
+
+        An adapter that is pulled needs no training data; only the answers of those that are negatives of others.
+        """
+        trained = [persona for persona in study.panel.ids if self.trained_here(persona, study.seeds)]
+        answering = {persona for source in trained for persona in (source, *self.negatives(source))}
+        return [persona for persona in study.panel.ids if persona in answering], trained
+
     def known_negatives(self, source: str, seeds: Sequence[int]) -> tuple[str, ...] | None:
         """The trained negatives of a source's adapters; None when they are not known.
 

@@ -79,11 +79,9 @@ def plan_study(deployment: Deployment, study: Study) -> list[Stage]:
         for seed in study.seeds
         for name, make in (("eval_cells", products.latest_eval_cells), ("marker_scores", products.latest_marker_scores))
     ]
-    # An adapter that is pulled needs no training data; only the answers of those that are negatives of others.
-    trained = [persona for persona in ids if products.trained_here(persona, study.seeds)]
-    answering = {persona for source in trained for persona in (source, *products.negatives(source))}
+    answering, trained = products.training_personas(study)
     of_personas = [
-        shared("training_answers", products.training_answers, [persona for persona in ids if persona in answering]),
+        shared("training_answers", products.training_answers, answering),
         shared("training_dataset", products.training_dataset, trained),
         *seeds("adapter", products.adapter),
         *([] if products.swapped else seeds("merged_model", products.merged_model)),

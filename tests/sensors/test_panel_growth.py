@@ -116,6 +116,30 @@ def test_the_whole_chain_is_requested_step_by_step(site: Site, opened: Opened) -
     assert ask(opened) == "Nothing of small is missing that was not requested before."
 
 
+def test_an_adapter_that_is_pulled_needs_no_training_data(site: Site) -> None:
+    for name in ("small", "large"):
+        site.edit(f"{PROFILE}/{name}.yaml", lambda study: study.update(inherited_adapters={NEW[0]: "file:/registry/comedian"}))
+    with site.opened() as opened:
+        answers = ask(opened)
+        assert told(answers) == [("personas_of_embedded", {"training_answers"}, NEW[1], NEW[1])]
+        launch(opened, answers, DagsterRunStatus.SUCCESS)
+        put(site, [opened.deployment.products.training_answers(NEW[1])])
+        chain = {"adapter", "merged_model", "layer_centroids", "base_cells"}
+        trained = ask(opened)
+        assert told(trained) == [("personas_of_embedded", {"training_dataset", *chain}, NEW[1], NEW[1])]
+        launch(opened, trained, DagsterRunStatus.SUCCESS)
+        put(site, shared(opened, NEW[1:]))
+        assert told(ask(opened)) == [("personas_of_embedded", chain, NEW[0], NEW[0])]
+
+
+def test_without_merged_models_none_is_requested(site: Site) -> None:
+    site.edit(f"{PROFILE}/profile.yaml", lambda profile: profile["runtime"].update(weights="swapped"))
+    with site.opened() as opened:
+        put(site, [opened.deployment.products.training_answers(persona) for persona in NEW])
+        ((_, assets, *_),) = told(ask(opened))
+        assert assets == {"training_dataset", "adapter", "layer_centroids", "base_cells"}
+
+
 def test_ranges_are_contiguous(site: Site, opened: Opened) -> None:
     put(site, [opened.deployment.products.training_answers(persona) for persona in NEW])
     put(site, shared(opened, NEW))

@@ -52,14 +52,15 @@ def write(opened: Opened, found: Manifest) -> None:
     (directory / MANIFEST).write_text(json.dumps(asdict(found)), encoding="utf-8")
 
 
-def pull(opened: Opened) -> None:
-    """Record what is in the registry as pulled."""
+def pull(opened: Opened, *assets: str) -> None:
+    """Record what is in the registry as pulled, and merged."""
     products, registry = opened.deployment.products, AdapterRegistry()
     for persona in PULLED:
         reference = opened.deployment.catalog.inherited_adapters[persona, 42]
         with registry.opened(reference) as where:
             digest = where.resolve(reference).digest
-        for product in (products.adapter(persona, 42), products.merged_model(persona, 42)):
+        for asset in assets or ("adapter", "merged_model"):
+            product = getattr(products, asset)(persona, 42)
             facts = {"registry_digest": digest}
             write(opened, Manifest(product.path, "-", "1", "-", {}, {}, {}, digest, facts, "run", "-"))
 
@@ -105,6 +106,24 @@ def test_another_adapter_is_pulled_and_then_measured(site: Site, opened: Opened)
     assert measuring.tags[TAG].startswith("embedded_small:adapters-") and measuring.tags[RUNS_TAG] == "1"
     measure(opened)
     assert ask(opened) == "The registries have no adapter for small that was not pulled and measured."
+
+
+def test_where_adapters_are_swapped_each_version_is_measured_without_a_merged_model(site: Site) -> None:
+    site.edit(f"{PROFILE}/profile.yaml", lambda profile: profile["runtime"].update(weights="swapped"))
+    with site.opened() as opened:
+        measure(opened)
+        keys = []
+        for content in ("second", "third one"):
+            upload(site, PULLED[1], content)
+            (request,) = ask(opened)
+            assert isinstance(request, RunRequest)
+            assert {key.path[-1] for key in request.asset_selection or ()} == {"adapter"}
+            pull(opened, "adapter")
+            (measuring,) = ask(opened)
+            assert isinstance(measuring, RunRequest)
+            keys.append(measuring.run_key)
+            measure(opened)
+        assert len(set(keys)) == 2
 
 
 def test_each_version_has_a_key_of_its_own(site: Site, opened: Opened) -> None:
