@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
+from servers.receivers import Mailbox, Webhook, free_port, mail_server, webhook_server
 
 from persona_assets.alerts import Alert, DeliveryError, MailServer, mail_alerts, post_alerts
 from resources.notifier import Notifier
@@ -28,47 +23,10 @@ ALERT = Alert(
 HIDDEN = "T0K3N"
 
 
-class Webhook:
-    """A server that answers with the given codes in turn, the last one for ever, and keeps what it was sent."""
-
-    def __init__(self, codes: list[int]) -> None:
-        self.bodies: list[Any] = []
-        left = list(codes)
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                outer.content_type = self.headers["Content-Type"]
-                self.send_response(left.pop(0) if len(left) > 1 else left[0])
-                self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hooks/{HIDDEN}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture
 def webhook(request: pytest.FixtureRequest) -> Iterator[Webhook]:
-    server = Webhook(getattr(request, "param", [200]))
-    yield server
-    server.close()
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    with webhook_server(getattr(request, "param", [200]), HIDDEN) as server:
+        yield server
 
 
 def test_the_webhook_gets_text_and_facts(webhook: Webhook) -> None:
@@ -109,27 +67,10 @@ def test_nobody_there_and_no_address() -> None:
         post_alerts(HIDDEN, [ALERT])
 
 
-class Mailbox:
-    """Keeps mail; refuses with the given replies first."""
-
-    def __init__(self, replies: list[str]) -> None:
-        self.replies = replies
-        self.mails: list[Any] = []
-
-    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:
-        if self.replies:
-            return self.replies.pop(0)
-        self.mails.append(envelope)
-        return "250 taken"
-
-
 @pytest.fixture
 def mail(request: pytest.FixtureRequest) -> Iterator[tuple[Mailbox, MailServer]]:
-    box = Mailbox(list(getattr(request, "param", [])))
-    controller = Controller(box, hostname="127.0.0.1", port=free_port())
-    controller.start()
-    yield box, MailServer("127.0.0.1", controller.port, "none")
-    controller.stop()
+    with mail_server(getattr(request, "param", [])) as (box, port):
+        yield box, MailServer("127.0.0.1", port, "none")
 
 
 @pytest.mark.parametrize("mail", [["451 later"]], indirect=True)
