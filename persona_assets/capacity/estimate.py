@@ -214,7 +214,7 @@ class _Work:
         if missing == 0:
             return 0.0, None, "nothing to do"
         if asset == PULLED:  # what was trained at its place before says nothing
-            return 0.0, None, "pulled; the download is not counted"
+            return 0.0, None, "pulled: the download is not counted"
         found = self.here.get(asset)
         if found is not None and found.seconds > 0:
             said = f"measured here on {found.keys} of the lake's products"

@@ -118,7 +118,7 @@ def test_adapters_that_are_pulled_are_downloaded_and_not_trained(n48: Study, tab
         assert (trained.keys, pulled.keys) == (40, 8)
         assert trained.tokens == pytest.approx(estimate(n48, ALL, {}, table, answer_tokens=200).stages[3].tokens * 40 / 48)  # type: ignore[operator]
         assert (pulled.tokens, pulled.device_seconds, pulled.wall_seconds, pulled.least_seconds) == (None, 0.0, 0.0, None)
-        assert pulled.source == "pulled; the download is not counted"
+        assert pulled.source == "pulled: the download is not counted"
         assert pulled.disk == (8 * 5_000 if here else asset_needs("adapter", n48.profile, 8).disk)
     assert estimate(n48, {(None, PULLED): Keys(8, 8)}, {}, None).not_measured == ()
 
