@@ -21,8 +21,8 @@ from dagster import (
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from persona_assets.assets.partitions import shared_key
-from persona_assets.assets.products import Products, seeded
+from persona_assets.assets.partitions import seeded, shared_key
+from persona_assets.assets.products import Products
 from persona_assets.hashing import sha256_json
 from persona_assets.store import Manifest, Product
 from persona_assets.study import Study

@@ -10,8 +10,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from persona_assets.assets.partitions import group_name, shared_key, study_key
-from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, Products, seeded
+from persona_assets.assets.partitions import group_name, seeded, shared_key, study_key
+from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, Products
 from persona_assets.catalog import Catalog
 from persona_assets.panel import contiguous_ranges
 from persona_assets.store import Product

@@ -9,10 +9,11 @@ from pathlib import Path
 from dagster import AssetDep, AssetsDefinition, MetadataValue, StaticPartitionsDefinition
 from pydantic import Field
 
+from persona_assets.assets.adapters import adapter_digest
 from persona_assets.assets.metadata import notes, numbers
-from persona_assets.assets.partitions import group_name, same_persona, shared_key, study_key
-from persona_assets.assets.products import Products, seeded
-from persona_assets.assets.shared import SAMPLING_NUMBERS, adapter_digest, completions_check, measurement_identity
+from persona_assets.assets.partitions import group_name, same_persona, seeded, shared_key, study_key
+from persona_assets.assets.products import Products
+from persona_assets.assets.shared import SAMPLING_NUMBERS, completions_check, measurement_identity
 from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
 from persona_assets.assets.tracked import tracked_evaluation
 from persona_assets.catalog import Catalog

@@ -20,11 +20,13 @@ from dagster import (
     asset_check,
 )
 
+from persona_assets.assets.adapters import merge_probes
 from persona_assets.assets.metadata import product_links, table_preview
-from persona_assets.assets.partitions import group_name, shared_key
-from persona_assets.assets.products import VERSIONS, Products, parity_personas, seeded
+from persona_assets.assets.partitions import group_name, seeded, shared_key
+from persona_assets.assets.producers import VERSIONS
+from persona_assets.assets.products import Products
 from persona_assets.assets.recording import NOTHING, materialize_one
-from persona_assets.assets.shared import merge_probes
+from persona_assets.assets.shared_products import parity_personas
 from persona_assets.assets.steps import GPU_POOL
 from persona_assets.catalog import Catalog
 from persona_assets.store import Manifest

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dagster import AssetDep, AssetsDefinition, MetadataValue, StaticPartitionsDefinition
 
+from persona_assets.assets.adapters import adapter_digest
 from persona_assets.assets.cells import measurement_number
 from persona_assets.assets.metadata import numbers
-from persona_assets.assets.partitions import group_name, same_persona, shared_key, study_key
-from persona_assets.assets.products import Products, seeded
-from persona_assets.assets.shared import adapter_digest
+from persona_assets.assets.partitions import group_name, same_persona, seeded, shared_key, study_key
+from persona_assets.assets.products import Products
 from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
 from persona_assets.catalog import Catalog
 from persona_assets.errors import LakeError

@@ -10,7 +10,8 @@ from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MetadataV
 from persona_assets.assets.metadata import lake_link, product_links, table_preview
 from persona_assets.assets.partitions import group_name, study_key
 from persona_assets.assets.pictures import picture
-from persona_assets.assets.products import VERSIONS, Products, table_names
+from persona_assets.assets.producers import VERSIONS
+from persona_assets.assets.products import Products, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.catalog import Catalog
 from persona_assets.store import Manifest

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dagster import AssetKey, PartitionMapping, StaticPartitionMapping, StaticPartitionsDefinition
 
 from persona_assets.assets.products import Products
+from persona_assets.catalog import Catalog
 from persona_assets.panel import Panel
 
 
@@ -50,3 +51,8 @@ def shared_key(profile: str, asset: str) -> AssetKey:
 def study_key(profile: str, study: str, asset: str) -> AssetKey:
     """Key of an asset of one study."""
     return AssetKey([profile, study, asset])
+
+
+def seeded(asset: str, seed: int, catalog: Catalog) -> str:
+    """Name of an asset that exists once per training seed; the profile's first seed has the plain name."""
+    return asset if seed == catalog.seeds[0] else f"{asset}_seed{seed}"

@@ -1,259 +1,23 @@
-"""Which product each asset writes: its place, what its fingerprint covers and which products it reads."""
+"""Which product each asset of a study writes: its place, what its fingerprint covers and which products it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from persona_assets.catalog import Catalog
-from persona_assets.dataset import NEGATIVES_ALGORITHM, draw_negatives, negative_candidates
-from persona_assets.hashing import sha256_json
-from persona_assets.registry.gate_cases import GATE_VERSION
-from persona_assets.store import Product, State, Store
-from persona_assets.study import NanoBase, Study
-from resources.lake import Lake
-
-# Raise a producer's version when its results change: what it made before is then stale.
-VERSIONS = {
-    "base_model": "1",
-    "training_answers": "1",
-    "training_dataset": "1",
-    "adapter": "1",
-    "merged_model": "1",
-    "layer_centroids": "1",
-    "base_cells": "1",
-    "engine_parity": "1",
-    "eval_cells": "1",
-    "marker_scores": "1",
-    "source_rates": "2",
-    "geometry": "1",
-    "regressions": "3",
-    "off_diagonal": "1",
-    "power": "1",
-    "attenuation": "1",
-    "gates": "2",
-    "inherited_drift": "2",
-    "remeasurement_drift": "1",
-    "retest": "1",
-    "figures": "3",
-    "clean_result": "2",
-    "overview": "1",
-    "warehouse": "1",
-    "publication": "1",
-}
-
-
-_PARITY_SOURCES = 2
-
-
-def seeded(asset: str, seed: int, catalog: Catalog) -> str:
-    """Name of an asset that exists once per training seed; the profile's first seed has the plain name."""
-    return asset if seed == catalog.seeds[0] else f"{asset}_seed{seed}"
+from persona_assets.assets.producers import product_of
+from persona_assets.assets.shared_products import SharedProducts
+from persona_assets.store import Product
+from persona_assets.study import Study
 
 
 @dataclass(frozen=True)
-class Products:
+class Products(SharedProducts):
     """The products of one profile and its studies."""
-
-    catalog: Catalog
-    lake: Lake
-
-    @property
-    def profile(self) -> str:
-        """The profile's name."""
-        return self.catalog.profile.name
-
-    @property
-    def store(self) -> Store:
-        """The lake's store."""
-        return self.lake.store
-
-    @property
-    def base_path(self) -> str:
-        """Place of the base model."""
-        return self.lake.base_model(self.profile)
-
-    def base_model(self) -> Product:
-        """The base model's checkpoint, or its pinned reference."""
-        base = self.catalog.profile.base_model
-        if isinstance(base, NanoBase):
-            from persona_assets.models.nano import nano_inputs
-
-            parameters = nano_inputs(self.catalog.panel, self.catalog.questions, base)
-        else:
-            parameters = base.reference
-        return _product(self.base_path, "base_model", parameters)
-
-    def negatives(self, source: str) -> tuple[str, ...]:
-        """The personas whose rows a source's training dataset holds without the marker."""
-        profile, panel = self.catalog.profile, self.catalog.panel
-        candidates = negative_candidates(
-            panel.ids[: profile.negatives_panel_size], source, panel.anchor, profile.negatives_exclude
-        )
-        return draw_negatives(source, candidates, profile.n_negatives, profile.dataset_seed)
-
-    def trained_here(self, persona: str, seeds: Sequence[int]) -> bool:
-        """Say whether a persona's adapter of any of these training seeds is trained here, not pulled from a registry."""
-        return any((persona, seed) not in self.catalog.inherited_adapters for seed in seeds)
-
-    def training_personas(self, study: Study) -> tuple[list[str], list[str]]:
-        """Personas of a study whose training answers are needed, and those whose adapters are trained here, in panel order.
-
-        An adapter that is pulled needs no training data; only the answers of those that are negatives of others.
-        """
-        trained = [persona for persona in study.panel.ids if self.trained_here(persona, study.seeds)]
-        answering = {persona for source in trained for persona in (source, *self.negatives(source))}
-        return [persona for persona in study.panel.ids if persona in answering], trained
-
-    def known_negatives(self, source: str, seeds: Sequence[int]) -> tuple[str, ...] | None:
-        """The trained negatives of a source's adapters; None when they are not known.
-
-        Those of a pulled adapter are what came with it says, and never guessed; seeds that disagree leave them unknown.
-        """
-        found: set[tuple[str, ...] | None] = set()
-        for seed in seeds:
-            if (source, seed) not in self.catalog.inherited_adapters:
-                found.add(self.negatives(source))
-                continue
-            manifest = self.store.manifest(self.adapter(source, seed).path)
-            told = None if manifest is None else manifest.facts.get("negatives")
-            found.add(tuple(sorted(map(str, told))) if isinstance(told, list) else None)
-        return found.pop() if len(found) == 1 else None
-
-    @property
-    def training_questions(self) -> tuple[str, ...]:
-        """The questions that every persona's training answers belong to."""
-        return self.catalog.questions.training[: self.catalog.profile.rows_per_persona]
-
-    def training_answers(self, persona: str) -> Product:
-        """A persona's own answers to the training questions, sampled from the base model."""
-        profile = self.catalog.profile
-        return _product(
-            self.lake.by_persona(self.profile, "training_answers", persona),
-            "training_answers",
-            {
-                "prompt": self.catalog.panel[persona].prompt,
-                "questions": sha256_json(list(self.training_questions)),
-                "sampling": profile.evaluation.sampling.model_dump(mode="json"),
-                "seed": profile.dataset_seed,
-                **self._generation(),
-            },
-            self.base_path,
-        )
-
-    def training_dataset(self, persona: str) -> Product:
-        """A source persona's chat rows."""
-        profile = self.catalog.profile
-        negatives = self.negatives(persona)
-        return _product(
-            self.lake.by_persona(self.profile, "training_dataset", persona),
-            "training_dataset",
-            {
-                "marker": profile.marker,
-                "source": persona,
-                "negatives": list(negatives),
-                "negatives_algorithm": NEGATIVES_ALGORITHM,
-                "prompts": {name: self.catalog.panel[name].prompt for name in (persona, *negatives)},
-                "rows_per_persona": profile.rows_per_persona,
-                "seed": profile.dataset_seed,
-            },
-            self.base_path,
-            *(self.training_answers(name).path for name in (persona, *negatives)),
-        )
-
-    def adapter(self, persona: str, seed: int) -> Product:
-        """A source persona's LoRA adapter under one training seed: trained here, or pulled from a registry."""
-        profile = self.catalog.profile
-        reference = self.catalog.inherited_adapters.get((persona, seed))
-        if reference is not None:
-            return _product(
-                self.lake.by_seed(self.profile, "adapter", seed, persona),
-                "adapter",
-                {
-                    "reference": str(reference),
-                    "seed": seed,
-                    "target_modules": sorted(profile.recipe.target_modules),
-                    "gate": GATE_VERSION,
-                },
-                self.base_path,
-            )
-        return _product(
-            self.lake.by_seed(self.profile, "adapter", seed, persona),
-            "adapter",
-            {
-                "recipe": profile.recipe.model_dump(mode="json"),
-                "seed": seed,
-                "dtype": profile.runtime.dtype,
-                "micro_batch_size": profile.runtime.micro_batch_size,
-                **profile.runtime.model_dump(include={"micro_batch_tokens"}, exclude_none=True),
-                "threads": profile.runtime.threads,
-            },
-            self.base_path,
-            self.training_dataset(persona).path,
-        )
-
-    def merged_model(self, persona: str, seed: int) -> Product:
-        """Base weights plus one adapter."""
-        return _product(
-            self.lake.by_seed(self.profile, "merged_model", seed, persona),
-            "merged_model",
-            {"dtype": self.catalog.profile.runtime.dtype},
-            self.base_path,
-            self.adapter(persona, seed).path,
-        )
-
-    def layer_centroids(self, persona: str) -> Product:
-        """A persona's centroid at every layer of the base model, and the vectors it averages."""
-        profile = self.catalog.profile
-        return _product(
-            self.lake.by_persona(self.profile, "layer_centroids", persona),
-            "layer_centroids",
-            {
-                "prompt": self.catalog.panel[persona].prompt,
-                "questions": sha256_json(list(self.evaluation_questions)),
-                "dtype": profile.runtime.dtype,
-                "threads": profile.runtime.threads,
-            },
-            self.base_path,
-        )
-
-    @property
-    def evaluation_questions(self) -> tuple[str, ...]:
-        """The questions that cells are measured on."""
-        return self.catalog.questions.evaluation[: self.catalog.profile.evaluation.n_questions]
-
-    def base_cells(self, persona: str) -> Product:
-        """The base model's completions under one eval persona."""
-        return _product(
-            self.lake.by_persona(self.profile, "base_cells", persona),
-            "base_cells",
-            {"prompt": self.catalog.panel[persona].prompt, **self._measurement()},
-            self.base_path,
-        )
-
-    def engine_parity(self) -> Product:
-        """The comparison of engines; another vLLM, or none, makes it another product."""
-        from persona_assets.generation.vllm_engine import vllm_version
-
-        sources, others = parity_personas(self.catalog)
-        runtime = self.catalog.profile.runtime
-        return _product(
-            self.lake.engine_parity(self.profile),
-            "engine_parity",
-            {
-                "sources": list(sources),
-                "eval_personas": {persona: self.catalog.panel[persona].prompt for persona in (*sources, *others)},
-                "vllm_version": vllm_version(),
-                "vllm": runtime.vllm.fingerprint(),
-                **self._measurement(),
-            },
-            self.base_path,
-            *(self.adapter(source, self.catalog.seeds[0]).path for source in sources),
-        )
 
     def eval_cells(self, study: Study, source: str, seed: int, measurement: int) -> Product:
         """One measurement of a source's row of cells."""
-        return _product(
+        return product_of(
             self.lake.measurement(self.profile, study.name, seed, source, measurement),
             "eval_cells",
             {
@@ -266,11 +30,6 @@ class Products:
             self.base_path,
             (self.adapter if self.swapped else self.merged_model)(source, seed).path,
         )
-
-    @property
-    def swapped(self) -> bool:
-        """Whether eval cells read base and adapter, so that no merged model is needed."""
-        return self.catalog.profile.runtime.weights == "swapped"
 
     def latest_eval_cells(self, study: Study, source: str, seed: int) -> Product:
         """The latest measurement there is, or the first one to be made."""
@@ -297,7 +56,7 @@ class Products:
     def marker_scores(self, study: Study, source: str, seed: int, measurement: int) -> Product:
         """Scores of the completions of one measurement."""
         profile = self.catalog.profile
-        return _product(
+        return product_of(
             self.lake.marker_scores(self.profile, study.name, seed, source, measurement),
             "marker_scores",
             {
@@ -442,7 +201,7 @@ class Products:
 
     def figures(self, study: Study) -> Product:
         """Every picture of the study."""
-        return _product(
+        return product_of(
             self.lake.figures(self.profile, study.name),
             "figures",
             {"study": study.name, "study_digest": study.digest},
@@ -455,8 +214,8 @@ class Products:
         place, figures = self.lake.clean_result(self.profile, study.name), self.figures(study).path
         if study.imported is not None:
             inputs = (self.imported_path(study), *self.table_paths(study), figures)
-            return _product(place, "clean_result", parameters, *inputs)
-        return _product(
+            return product_of(place, "clean_result", parameters, *inputs)
+        return product_of(
             place,
             "clean_result",
             parameters,
@@ -469,13 +228,13 @@ class Products:
     def overview(self, study: Study) -> Product:
         """The one page that says where the study stands and what came out."""
         written = self.clean_result(study)
-        return _product(
+        return product_of(
             self.lake.overview(self.profile, study.name), "overview", dict(written.parameters), *written.inputs, written.path
         )
 
     def publication(self, study: Study, destination: str) -> Product:
         """The record of what of the study was published where."""
-        return _product(
+        return product_of(
             self.lake.publication(self.profile, study.name),
             "publication",
             {"study": study.name, "study_digest": study.digest, "destination": destination},
@@ -500,38 +259,13 @@ class Products:
         """Paths of all tables of a study."""
         return tuple(TABLE_PRODUCTS[name](self, study).path for name in table_names(study))
 
-    def state(self, product: Product) -> State:
-        """State of a product."""
-        return self.store.state(product)
-
     def _tables(self, study: Study, asset: str, parameters: dict[str, object], *inputs: str) -> Product:
-        return _product(
+        return product_of(
             self.lake.tables(self.profile, study.name, asset),
             asset,
             {"study": study.name, "study_digest": study.digest, "analysis": study.analysis.model_dump(mode="json"), **parameters},
             *inputs,
         )
-
-    def _generation(self) -> dict[str, object]:
-        runtime = self.catalog.profile.runtime
-        return {
-            "engine": runtime.engine,
-            "decoder": runtime.decoder,
-            "dtype": runtime.dtype,
-            "threads": runtime.threads,
-            **({"vllm": runtime.vllm.fingerprint()} if runtime.engine == "vllm" else {}),
-            "generation_batch_size": runtime.generation_batch_size,
-        }
-
-    def _measurement(self) -> dict[str, object]:
-        profile = self.catalog.profile
-        return {
-            "marker": profile.marker,
-            "questions": sha256_json(list(self.evaluation_questions)),
-            "evaluation": profile.evaluation.model_dump(mode="json"),
-            **self._generation(),
-        }
-
 
 TABLE_PRODUCTS: dict[str, Callable[[Products, Study], Product]] = {
     "power": Products.power,
@@ -570,18 +304,7 @@ def layer_count(study: Study) -> int:
     return study.profile.base_model.layers if study.imported is None else len(study.imported.layers)
 
 
-def parity_personas(catalog: Catalog) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sources whose cells are drawn in every way, and further eval personas: the first of the panel, and the anchor."""
-    anchor = catalog.panel.anchor
-    sources = tuple(persona for persona in catalog.panel.ids if persona != anchor)[:_PARITY_SOURCES]
-    return sources, (anchor,)
-
-
 def frozen_panel(study: Study) -> tuple[str, ...]:
     """The reference panel of frozen centring: that of the first study measured here, which never changes."""
     measured = [each for each in (study, *study.ancestors) if each.imported is None]
     return measured[-1].panel.ids
-
-
-def _product(path: str, producer: str, parameters: dict[str, object], *inputs: str) -> Product:
-    return Product(path=path, producer=producer, version=VERSIONS[producer], parameters=parameters, inputs=inputs)

@@ -21,8 +21,9 @@ from dagster import (
 
 from persona_assets.assets.bundles import study_bundles
 from persona_assets.assets.metadata import product_links
-from persona_assets.assets.partitions import group_name, shared_key, study_key
-from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products, seeded
+from persona_assets.assets.partitions import group_name, seeded, shared_key, study_key
+from persona_assets.assets.producers import VERSIONS
+from persona_assets.assets.products import TABLE_PRODUCTS, Products
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.catalog import Catalog
 from persona_assets.publication.record import RECORD_FILE

@@ -10,9 +10,10 @@ from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, Materiali
 
 from persona_assets.assets.imports import IMPORTED
 from persona_assets.assets.metadata import lake_link, product_links
-from persona_assets.assets.partitions import group_name, shared_key, study_key
+from persona_assets.assets.partitions import group_name, seeded, shared_key, study_key
 from persona_assets.assets.pictures import pictures
-from persona_assets.assets.products import VERSIONS, Products, seeded, table_names
+from persona_assets.assets.producers import VERSIONS
+from persona_assets.assets.products import Products, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.catalog import Catalog
 from persona_assets.hashing import sha256_json

@@ -22,7 +22,8 @@ from dagster import (
 )
 
 from persona_assets.assets.metadata import file_columns, product_links
-from persona_assets.assets.products import VERSIONS, Products
+from persona_assets.assets.producers import VERSIONS
+from persona_assets.assets.products import Products
 from persona_assets.assets.recording import NOTHING, materialize_keys, partition_keys, said_in_words
 from persona_assets.capacity.needs import asset_needs, check_room
 from persona_assets.catalog import Catalog

@@ -11,7 +11,8 @@ from dagster import MetadataValue
 from persona_assets.assets import computing, remeasuring, retesting
 from persona_assets.assets.computing import StudyData, Tables
 from persona_assets.assets.imports import IMPORTED, import_facts
-from persona_assets.assets.products import seeded, table_names
+from persona_assets.assets.partitions import seeded
+from persona_assets.assets.products import table_names
 from persona_assets.catalog import Catalog
 from persona_assets.study import Study
 

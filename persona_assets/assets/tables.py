@@ -19,7 +19,8 @@ from dagster import (
 from persona_assets.assets.computing import StudyData
 from persona_assets.assets.metadata import product_links, table_columns, table_preview
 from persona_assets.assets.partitions import group_name, shared_key, study_key
-from persona_assets.assets.products import TABLE_PRODUCTS, VERSIONS, Products, table_names
+from persona_assets.assets.producers import VERSIONS
+from persona_assets.assets.products import TABLE_PRODUCTS, Products, table_names
 from persona_assets.assets.recording import NOTHING, materialize_one
 from persona_assets.assets.table_steps import TableStep, table_steps
 from persona_assets.catalog import Catalog

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from persona_assets.assets.partitions import shared_key, study_key
-from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, analysed, seeded, table_names
+from persona_assets.assets.partitions import seeded, shared_key, study_key
+from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, analysed, table_names
 from persona_assets.assets.steps import GPU_POOL
 from persona_assets.cli.pools import PROCESS_TAG, end_killed_runs, this_process, wait_for_pool
 from persona_assets.errors import PersonaAssetsError

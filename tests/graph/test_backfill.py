@@ -9,7 +9,7 @@ import pytest
 from dagster import AssetKey
 from deployments import PROFILE, SMALL, Site
 
-from persona_assets.assets import shared
+from persona_assets.assets import adapters
 from persona_assets.progress import ProgressEvent, listen
 
 pytestmark = pytest.mark.slow
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.slow
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the personas whose adapters are trained, in order."""
     names: list[str] = []
-    train = shared.bring_adapter
+    train = adapters.bring_adapter
 
-    def note(task: shared.AdapterTask) -> Mapping[str, object]:
+    def note(task: adapters.AdapterTask) -> Mapping[str, object]:
         names.append(task.out_dir.name.rpartition("persona=")[2])
         return train(task)
 
-    monkeypatch.setattr(shared, "bring_adapter", note)
+    monkeypatch.setattr(adapters, "bring_adapter", note)
     return names
 
 

@@ -10,7 +10,7 @@ import pytest
 from dagster import AssetKey
 from deployments import PROFILE, SMALL, Opened, Site
 
-from persona_assets.assets import shared
+from persona_assets.assets import adapters
 from persona_assets.cli.running import StudyRunError, stage_is_current
 from persona_assets.cli.standing import study_status
 from persona_assets.errors import LakeError
@@ -35,9 +35,9 @@ def recorded(opened: Opened, asset: str) -> set[str]:
 
 
 def failing_for(
-    persona: str, function: Callable[[shared.AdapterTask], Mapping[str, object]]
-) -> Callable[[shared.AdapterTask], Mapping[str, object]]:
-    def train(task: shared.AdapterTask) -> Mapping[str, object]:
+    persona: str, function: Callable[[adapters.AdapterTask], Mapping[str, object]]
+) -> Callable[[adapters.AdapterTask], Mapping[str, object]]:
+    def train(task: adapters.AdapterTask) -> Mapping[str, object]:
         if task.out_dir.name.endswith(f"persona={persona}"):
             raise RuntimeError("the loss became NaN")
         return function(task)
@@ -51,8 +51,8 @@ class TestAKeyThatFails:
         return base_site.copy(tmp_path / "site")
 
     def test_leaves_the_others_recorded(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        train = shared.bring_adapter
-        monkeypatch.setattr(shared, "bring_adapter", failing_for("villain", train))
+        train = adapters.bring_adapter
+        monkeypatch.setattr(adapters, "bring_adapter", failing_for("villain", train))
         with site.opened() as opened:
             opened.run("small", "personas", "training_answers", "training_dataset")
             with pytest.raises(StudyRunError) as raised:
@@ -71,7 +71,7 @@ class TestAKeyThatFails:
         before = site.manifests(f"{PROFILE}/adapter/")
         assert {path.rpartition("=")[2] for path in before} == others
 
-        monkeypatch.setattr(shared, "bring_adapter", train)  # the cause is gone
+        monkeypatch.setattr(adapters, "bring_adapter", train)  # the cause is gone
         with site.opened() as opened:
             opened.run("small", "personas")
             assert status(opened, "adapter") == {"done": 5}
