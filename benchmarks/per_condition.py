@@ -5,10 +5,10 @@ checkpointing, merges the adapter to disk, starts the engine on the merged model
 one base model for all trainings, one engine start for all sources, adapters swapped on it. Both use the embedded base
 model, the same rows, recipe and prompts, the same engine (vLLM where it is installed, else transformers) and one thread.
 
-    python benchmarks/per_condition.py [--quick] [--engine vllm]
+    python benchmarks/per_condition.py [--quick] [--engine vllm] [--conditions 12]
 
-Preparing the base model and the training rows is not timed. Twelve sources take about ten minutes on two idle cores;
-the ratio depends on how much of a source's time is work and how much is starting: see docs/performance.md.
+Preparing the base model and the training rows is not timed. The ratio depends on how much of a source's time is work and how
+much is starting: see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -321,14 +321,17 @@ def show(count: int, old: dict[str, float], ours: dict[str, float]) -> float:
 
 
 def main() -> None:
-    """Run both sides; the last line is `ratio: X`, old over ours for the whole at twelve sources."""
+    """Run both sides; the last line is `ratio: X`, old over ours for the whole at all sources."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fraction of the work, to see that it runs")
+    parser.add_argument("--conditions", type=int, default=PANEL, help=f"source personas, at most {PANEL}")
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm" if vllm_version() else "transformers")
     for hidden in ("--side", "--sources", "--began", "--work"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not 1 <= options.conditions <= PANEL:
+        parser.error(f"--conditions: from 1 to {PANEL}")
     if options.side:
         for library in ("torch", "transformers", "peft"):  # both sides need them: counted as start
             importlib.import_module(library)
@@ -344,7 +347,8 @@ def main() -> None:
         began = time.time()
         prepare(plan)
         print(f"base model and training rows, for both: {time.time() - began:.0f} s; engine {plan.engine}", flush=True)
-        few, many = plan.personas[:4], plan.personas
+        many = plan.personas[: options.conditions]
+        few = many[: max(1, len(many) // 3)]
         # In turn, so that other work on the machine meets both.
         old = [in_a_process(plan, "old", [source]) for source in few]
         ours_few = in_a_process(plan, "ours", few)
