@@ -69,7 +69,7 @@ class Products(SharedProducts):
             },
             self.base_path,
             self.adapter(source, seed).path,
-            self.eval_cells(study, source, seed, measurement).path,
+            self.lake.measurement(self.profile, study.name, seed, source, measurement),
         )
 
     def latest_marker_scores(self, study: Study, source: str, seed: int) -> Product:
@@ -103,7 +103,7 @@ class Products(SharedProducts):
                 "categories": dict(study.panel.categories),
             },
             self.base_path,
-            *(self.latest_eval_cells(study, source, seed).path for seed in study.seeds for source in study.panel.ids),
+            *self._latest_cells(study),
             *(self.base_cells(persona).path for persona in study.panel.ids),
             *(product.path for product in self.scores_there(study)),
         )
@@ -134,20 +134,19 @@ class Products(SharedProducts):
     def regressions(self, study: Study) -> Product:
         """Tables `regressions` and `probe`."""
         if study.imported is not None:
-            return self._tables(study, "regressions", {}, self.source_rates(study).path, self.geometry(study).path)
+            return self._tables(study, "regressions", {}, *self._rates_and_geometry(study))
         return self._tables(
             study,
             "regressions",
             {"prompts": {persona.id: persona.prompt for persona in study.panel}},
             self.base_path,
-            self.source_rates(study).path,
-            self.geometry(study).path,
+            *self._rates_and_geometry(study),
             *(self.layer_centroids(persona).path for persona in study.panel.ids),
         )
 
     def off_diagonal(self, study: Study) -> Product:
         """Table `off_diagonal`."""
-        return self._tables(study, "off_diagonal", {}, self.source_rates(study).path, self.geometry(study).path)
+        return self._tables(study, "off_diagonal", {}, *self._rates_and_geometry(study))
 
     def attenuation(self, study: Study) -> Product:
         """Table `attenuation`: of the study and its ancestors."""
@@ -156,13 +155,13 @@ class Products(SharedProducts):
             study,
             "attenuation",
             {"lineage": [each.name for each in lineage]},
-            *(product(each).path for each in lineage if analysed(each) for product in (self.source_rates, self.geometry)),
+            *(path for each in lineage if analysed(each) for path in self._rates_and_geometry(each)),
         )
 
     def inherited_drift(self, study: Study) -> Product:
         """Tables `inherited_drift` and `drift_tests`; a study without a parent has nothing to compare with."""
-        parent = () if study.parent is None else (self.source_rates(study.parent).path,)
-        return self._tables(study, "inherited_drift", {}, self.source_rates(study).path, *parent)
+        parent = () if study.parent is None else (self.table_path(study.parent, "source_rates"),)
+        return self._tables(study, "inherited_drift", {}, self.table_path(study, "source_rates"), *parent)
 
     def remeasurement_drift(self, study: Study) -> Product:
         """Tables `remeasurement_drift`, `remeasurement_tests` and `measurement_history`: of every measurement there is."""
@@ -195,8 +194,8 @@ class Products(SharedProducts):
             study,
             "gates",
             {"excluded": [persona.id for persona in study.panel if persona.exclude_from_within_category]},
-            *(product(study).path for product in (self.source_rates, self.geometry, self.regressions)),
-            *(product(study).path for product in (self.inherited_drift, self.remeasurement_drift)),
+            *self._rates_and_geometry(study),
+            *(self.table_path(study, name) for name in ("regressions", "inherited_drift", "remeasurement_drift")),
         )
 
     def figures(self, study: Study) -> Product:
@@ -211,7 +210,7 @@ class Products(SharedProducts):
     def clean_result(self, study: Study) -> Product:
         """The write-up of the study."""
         parameters: dict[str, object] = {"study": study.name, "study_digest": study.digest}
-        place, figures = self.lake.clean_result(self.profile, study.name), self.figures(study).path
+        place, figures = self.lake.clean_result(self.profile, study.name), self.lake.figures(self.profile, study.name)
         if study.imported is not None:
             inputs = (self.imported_path(study), *self.table_paths(study), figures)
             return product_of(place, "clean_result", parameters, *inputs)
@@ -222,7 +221,7 @@ class Products(SharedProducts):
             self.base_path,
             *self.table_paths(study),
             figures,
-            *(self.latest_eval_cells(study, source, seed).path for seed in study.seeds for source in study.panel.ids),
+            *self._latest_cells(study),
         )
 
     def overview(self, study: Study) -> Product:
@@ -242,9 +241,15 @@ class Products(SharedProducts):
             *self.measured_paths(study),
             *(self.base_cells(persona).path for persona in study.panel.ids),
             *self.table_paths(study),
-            self.figures(study).path,
-            self.clean_result(study).path,
+            self.lake.figures(self.profile, study.name),
+            self.lake.clean_result(self.profile, study.name),
         )
+
+    def _rates_and_geometry(self, study: Study) -> tuple[str, str]:
+        return self.table_path(study, "source_rates"), self.table_path(study, "geometry")
+
+    def _latest_cells(self, study: Study) -> tuple[str, ...]:
+        return tuple(self.latest_eval_cells(study, source, seed).path for seed in study.seeds for source in study.panel.ids)
 
     def measured_paths(self, study: Study) -> tuple[str, ...]:
         """Paths of every measurement of a study, the earlier ones included; where there is none, of the first one to be made."""
@@ -257,11 +262,15 @@ class Products(SharedProducts):
 
     def table_paths(self, study: Study) -> tuple[str, ...]:
         """Paths of all tables of a study."""
-        return tuple(TABLE_PRODUCTS[name](self, study).path for name in table_names(study))
+        return tuple(self.table_path(study, name) for name in table_names(study))
+
+    def table_path(self, study: Study, asset: str) -> str:
+        """Path of the tables that one asset of a study writes."""
+        return self.lake.tables(self.profile, study.name, asset)
 
     def _tables(self, study: Study, asset: str, parameters: dict[str, object], *inputs: str) -> Product:
         return product_of(
-            self.lake.tables(self.profile, study.name, asset),
+            self.table_path(study, asset),
             asset,
             {"study": study.name, "study_digest": study.digest, "analysis": study.analysis.model_dump(mode="json"), **parameters},
             *inputs,

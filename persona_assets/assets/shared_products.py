@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
 
 from persona_assets.assets.producers import product_of
 from persona_assets.catalog import Catalog
@@ -15,6 +17,25 @@ from persona_assets.study import NanoBase, Study
 from resources.lake import Lake
 
 _PARITY_SOURCES = 2
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+def once(method: MethodT) -> MethodT:
+    """Let an object compute what a method gives once for each of its arguments: it follows from the study files alone.
+
+    The products of a study of 48 personas name each other ten thousand times.
+    """
+
+    @wraps(method)
+    def remembered(self: Any, *key: Any) -> Any:
+        known = vars(self).setdefault("_known", {})
+        place = (method.__name__, *key)
+        if place not in known:
+            known[place] = method(self, *key)
+        return known[place]
+
+    return remembered  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,7 @@ class SharedProducts:
             parameters = base.reference
         return product_of(self.base_path, "base_model", parameters)
 
+    @once
     def negatives(self, source: str) -> tuple[str, ...]:
         """The personas whose rows a source's training dataset holds without the marker."""
         profile, panel = self.catalog.profile, self.catalog.panel
@@ -91,6 +113,7 @@ class SharedProducts:
         """The questions that every persona's training answers belong to."""
         return self.catalog.questions.training[: self.catalog.profile.rows_per_persona]
 
+    @once
     def training_answers(self, persona: str) -> Product:
         """A persona's own answers to the training questions, sampled from the base model."""
         profile = self.catalog.profile
@@ -107,6 +130,7 @@ class SharedProducts:
             self.base_path,
         )
 
+    @once
     def training_dataset(self, persona: str) -> Product:
         """A source persona's chat rows."""
         profile = self.catalog.profile
@@ -127,6 +151,7 @@ class SharedProducts:
             *(self.training_answers(name).path for name in (persona, *negatives)),
         )
 
+    @once
     def adapter(self, persona: str, seed: int) -> Product:
         """A source persona's LoRA adapter under one training seed: trained here, or pulled from a registry."""
         profile = self.catalog.profile
@@ -158,6 +183,7 @@ class SharedProducts:
             self.training_dataset(persona).path,
         )
 
+    @once
     def merged_model(self, persona: str, seed: int) -> Product:
         """Base weights plus one adapter."""
         return product_of(
@@ -168,6 +194,7 @@ class SharedProducts:
             self.adapter(persona, seed).path,
         )
 
+    @once
     def layer_centroids(self, persona: str) -> Product:
         """A persona's centroid at every layer of the base model, and the vectors it averages."""
         profile = self.catalog.profile
@@ -188,6 +215,7 @@ class SharedProducts:
         """The questions that cells are measured on."""
         return self.catalog.questions.evaluation[: self.catalog.profile.evaluation.n_questions]
 
+    @once
     def base_cells(self, persona: str) -> Product:
         """The base model's completions under one eval persona."""
         return product_of(
@@ -226,6 +254,7 @@ class SharedProducts:
         """State of a product."""
         return self.store.state(product)
 
+    @once
     def _generation(self) -> dict[str, object]:
         runtime = self.catalog.profile.runtime
         return {
@@ -237,6 +266,7 @@ class SharedProducts:
             "generation_batch_size": runtime.generation_batch_size,
         }
 
+    @once
     def _measurement(self) -> dict[str, object]:
         profile = self.catalog.profile
         return {
