@@ -125,70 +125,25 @@ def prepare(plan: Plan) -> None:
 def old_source(plan: Plan, source: str, clock: Clock) -> int:
     """One source by the old procedure, in a process of its own; returns the number of tokens generated."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
+    from padded_training import train_padded
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from persona_assets.dataset import read_rows
     from persona_assets.tasks.dataset import DATASET_FILE
 
-    profile = plan.catalog.profile
-    recipe, checkpoint = profile.recipe, plan.work / "base" / "checkpoint"
+    recipe, checkpoint = plan.catalog.profile.recipe, plan.work / "base" / "checkpoint"
     torch.manual_seed(SEED)
     with clock.stage("train"):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-        lora = LoraConfig(
-            r=recipe.r,
-            lora_alpha=recipe.alpha,
-            lora_dropout=recipe.dropout,
-            use_rslora=recipe.use_rslora,
-            target_modules=list(recipe.target_modules),
-            task_type="CAUSAL_LM",
-        )
-        model = get_peft_model(model, lora)
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable()
-        model.train()
-        rows = [_tokens(tokenizer, row) for row in read_rows(plan.dataset(source) / DATASET_FILE)]
-        per_epoch = -(-len(rows) // recipe.effective_batch_size)
-        steps = per_epoch * recipe.epochs
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        schedule = get_cosine_schedule_with_warmup(optimizer, round(steps * recipe.warmup_ratio), steps)
-        for _ in range(recipe.epochs):
-            order = torch.randperm(len(rows)).tolist()
-            for start in range(0, len(rows), recipe.effective_batch_size):
-                batch = _padded([rows[i] for i in order[start : start + recipe.effective_batch_size]], tokenizer.pad_token_id)
-                model(**batch).loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
+        rows = read_rows(plan.dataset(source) / DATASET_FILE)
+        model = train_padded(model, tokenizer, rows, recipe, recipe.effective_batch_size)
     merged = plan.work / "merged" / source
     with clock.stage("merge"):
         model.merge_and_unload().save_pretrained(merged)
         tokenizer.save_pretrained(merged)
-    del model, optimizer
+    del model
     return _old_generation(plan, merged, tokenizer, clock)
-
-
-def _tokens(tokenizer: Any, row: Any) -> tuple[list[int], int]:
-    """Token ids of a conversation, and how many of them are the prompt's."""
-    prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
-    whole = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=False).rstrip("\n")
-    encode = tokenizer.encode
-    return encode(whole, add_special_tokens=False), len(encode(prompt, add_special_tokens=False))
-
-
-def _padded(rows: Sequence[tuple[list[int], int]], pad: int) -> dict[str, Any]:
-    import torch
-
-    width = max(len(ids) for ids, _ in rows)
-    return {
-        "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
-        "labels": torch.tensor([[-100] * n + ids[n:] + [-100] * (width - len(ids)) for ids, n in rows]),
-    }
 
 
 def _old_generation(plan: Plan, merged: Path, tokenizer: Any, clock: Clock) -> int:
