@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 from deployments import PROFILE, Site
-from servers.wandb import ENTITY, StoredRun, WandbServer, wandb_server
+from servers.wandb import WandbServer, wandb_server
+from servers.wandb_state import ENTITY, StoredRun
 
 from persona_assets.tasks.models import LOSS_CURVE_FILE
 from resources.tracker import TRACKER_VARIABLE

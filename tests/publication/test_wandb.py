@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers.wandb import ENTITY, WandbServer, wandb_server
+from servers.wandb import WandbServer, wandb_server
+from servers.wandb_state import ENTITY
 from small_bundles import small_bundles
 
 from persona_assets.publication.bundles import Bundle

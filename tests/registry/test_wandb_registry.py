@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.wandb import ENTITY, StoredArtifact, WandbServer, wandb_server
+from servers.wandb import WandbServer, wandb_server
+from servers.wandb_state import ENTITY, StoredArtifact
 from tiny_adapter import PERSONA, RECIPE, SEED, WEIGHTS, make_adapter, make_base
 
 from persona_assets.registry.base import RegistryError, RegistryUnavailableError, Resolved, latest_version

@@ -10,61 +10,19 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from servers.wandb_http import Json, serve
+from servers.wandb_state import ENTITY, StoredArtifact, StoredRun, WandbState
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
-ENTITY = "team"
 _TIME = "2026-01-01T00:00:00Z"
-
-
-@dataclass
-class StoredArtifact:
-    """One version of an artifact; `manifest` and `files` may be changed to make it hostile."""
-
-    id: str
-    collection: tuple[str, str, str]  # entity, project, name
-    type: str
-    digest: str
-    metadata: str | None = None
-    state: str = "PENDING"
-    version: int | None = None
-    aliases: list[str] = field(default_factory=list)
-    manifest: bytes = b""
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    @property
-    def reference(self) -> str:
-        """What `Api().artifact` takes."""
-        return "/".join(self.collection) + f":v{self.version}"
-
-    def edit_manifest(self, change: Callable[[Json], object]) -> None:
-        """Change the entries of the manifest (by name)."""
-        manifest = json.loads(self.manifest)
-        change(manifest["contents"])
-        self.manifest = json.dumps(manifest).encode()
-
-
-@dataclass
-class StoredRun:
-    """What a run has sent: settings, history rows, files, and how it ended."""
-
-    name: str
-    project: str
-    display_name: str
-    config: Json = field(default_factory=dict)
-    job_type: str | None = None
-    history: list[Json] = field(default_factory=list)
-    summary: Json = field(default_factory=dict)
-    exit_code: int | None = None
 
 
 @dataclass
@@ -80,17 +38,15 @@ class Fault:
     after: bool = False
 
 
-class WandbServer:
-    """State and address of a running server."""
+class WandbServer(WandbState):
+    """Address and answers of a running server."""
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self.url = url
-        self.artifacts: dict[str, StoredArtifact] = {}
-        self.runs: dict[str, StoredRun] = {}
         self.faults: list[Fault] = []
         self.unknown: list[str] = []
         self.requests: Counter[str] = Counter()
-        self.lock = threading.RLock()
 
     @property
     def authorization(self) -> str:
@@ -111,47 +67,6 @@ class WandbServer:
     def fail(self, pattern: str, status: int | None = 503, *, times: int = 1, after: bool = False) -> None:
         """Spoil the next requests that match: with a status, or (None) by dropping the connection."""
         self.faults.append(Fault(pattern, status, times, after))
-
-    def versions(self, name: str, project: str = "project", entity: str = ENTITY) -> list[StoredArtifact]:
-        """The committed versions of an artifact, oldest first."""
-        found = [
-            each for each in self.artifacts.values() if each.collection == (entity, project, name) and each.version is not None
-        ]
-        return sorted(found, key=lambda each: each.version or 0)
-
-    def publish(
-        self,
-        name: str,
-        files: Mapping[str, bytes],
-        *,
-        metadata: Json | None = None,
-        digests: str = "MD5",
-        project: str = "project",
-    ) -> StoredArtifact:
-        """Put a version there without a client."""
-        from xxhash import xxh128
-
-        hashed = {"MD5": lambda data: hashlib.md5(data).digest(), "XXH128": lambda data: xxh128(data).digest()}[digests]  # noqa: S324
-        artifact = StoredArtifact(self._id("artifact"), (ENTITY, project, name), "model", "", json.dumps(metadata or {}))
-        contents = {
-            path: {"digest": base64.b64encode(hashed(data)).decode(), "size": len(data), "birthArtifactID": artifact.id}
-            | ({} if digests == "MD5" else {"extra": {"alg": digests}})
-            for path, data in files.items()
-        }
-        artifact.manifest = json.dumps(
-            {
-                "version": 1,
-                "storagePolicy": "wandb-storage-policy-v1",
-                "storagePolicyConfig": {"storageLayout": "V2"},
-                "contents": contents,
-            }
-        ).encode()
-        artifact.files = dict(files)
-        artifact.digest = hashlib.md5(artifact.manifest).hexdigest()  # noqa: S324
-        with self.lock:
-            self.artifacts[artifact.id] = artifact
-            self._commit(artifact)
-        return artifact
 
     # GraphQL: one method for each operation, named after it.
 
@@ -186,7 +101,7 @@ class WandbServer:
         return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
 
     def ArtifactType(self, given: Json) -> Json:
-        found = self._find(given["entity"] or ENTITY, given["project"], given["name"])
+        found = self.find(given["entity"] or ENTITY, given["project"], given["name"])
         return {"project": {"artifact": found and {"artifactType": {"name": found.type}}}}
 
     def FetchArtifactDigestAlgorithm(self, _: Json) -> Json:
@@ -198,12 +113,12 @@ class WandbServer:
     def CreateArtifact(self, given: Json) -> Json:
         it = given["input"]
         collection = (it["entityName"], it["projectName"], it["artifactCollectionName"])
-        latest = self._find(collection[0], collection[1], f"{collection[2]}:latest")
+        latest = self.find(collection[0], collection[1], f"{collection[2]}:latest")
         if latest is not None and latest.digest == it["digest"]:
             artifact = latest  # the server keeps one version of equal contents
         else:
             metadata = it.get("metadata")
-            artifact = StoredArtifact(self._id("artifact"), collection, it["artifactTypeName"], it["digest"], metadata)
+            artifact = StoredArtifact(self.new_id("artifact"), collection, it["artifactTypeName"], it["digest"], metadata)
             self.artifacts[artifact.id] = artifact
         sequence = {"latestArtifact": latest and {"id": latest.id}}
         return {"createArtifact": {"artifact": {"id": artifact.id, "state": artifact.state, "artifactSequence": sequence}}}
@@ -232,14 +147,14 @@ class WandbServer:
         missing = set(json.loads(artifact.manifest)["contents"]) - set(artifact.files)
         if missing:
             raise LookupError(f"files were not uploaded: {sorted(missing)}")
-        self._commit(artifact)
+        self.commit(artifact)
         return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
 
     def ArtifactByID(self, given: Json) -> Json:
         return {"artifact": self._fragment(self.artifacts[given["id"]])}
 
     def ArtifactMembershipByName(self, given: Json) -> Json:
-        found = self._find(given["entity"], given["project"], given["name"])
+        found = self.find(given["entity"], given["project"], given["name"])
         membership = found and {
             "__typename": "ArtifactCollectionMembership",
             "id": f"membership-{found.id}",
@@ -301,24 +216,6 @@ class WandbServer:
                 if fault.times > 0 and fault.after == after and re.search(fault.pattern, what):
                     fault.times -= 1
                     return fault
-        return None
-
-    def _id(self, kind: str) -> str:
-        return base64.b64encode(f"{kind}:{len(self.artifacts)}".encode()).decode()
-
-    def _commit(self, artifact: StoredArtifact) -> None:
-        others = [each for each in self.artifacts.values() if each.collection == artifact.collection and each.version is not None]
-        if artifact.version is None:
-            artifact.version, artifact.state = len(others), "COMMITTED"
-        for other in others:
-            other.aliases = [alias for alias in other.aliases if alias != "latest"]
-        artifact.aliases = ["latest", f"v{artifact.version}"]
-
-    def _find(self, entity: str, project: str, name: str) -> StoredArtifact | None:
-        collection, _, alias = name.partition(":")
-        for artifact in self.artifacts.values():
-            if artifact.collection == (entity, project, collection) and (alias or "latest") in artifact.aliases:
-                return artifact
         return None
 
     def _manifest_upload(self, artifact: str, include_upload: bool) -> Json:

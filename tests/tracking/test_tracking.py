@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers.wandb import ENTITY, WandbServer, wandb_server
+from servers.wandb import WandbServer, wandb_server
+from servers.wandb_state import ENTITY
 
 from persona_assets.errors import ConfigurationError
 from persona_assets.tracking import TrackedRun, Tracking, WandbTarget, parse_target, unsent_runs
