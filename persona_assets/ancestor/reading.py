@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from persona_assets import strict_json
 from persona_assets.errors import PersonaAssetsError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -43,15 +43,11 @@ def read_json(path: Path) -> Any:
         AncestorError: it cannot be read, is not UTF-8 or not JSON, holds NaN or Infinity, or has a key twice.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+        return strict_json.parse(path.read_bytes())
     except OSError as error:
         raise AncestorError(f"{path}: cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise AncestorError(f"{path}: not UTF-8 text: {error}.") from error
-    except RecursionError as error:
-        raise AncestorError(f"{path}: nested too deeply to be one of the known layouts.") from error
     except ValueError as error:
-        raise AncestorError(f"{path}: not JSON that can be used: {error}.") from error
+        raise AncestorError(f"{path}: {error}.") from error
 
 
 def as_layout(path: Path, content: object, model: type[ModelT]) -> ModelT:
@@ -92,16 +88,3 @@ def _reason(problem: Any) -> str:
     given = problem.get("input")
     shown = f" (found {given!r})" if isinstance(given, str | int | float | bool) else ""
     return f"{problem['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"it holds {name}, which is not a number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice in one object")
-        found[key] = value
-    return found

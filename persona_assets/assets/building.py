@@ -9,11 +9,11 @@ from persona_assets.assets.checks import shared_checks, study_checks
 from persona_assets.assets.engine_parity import engine_parity, engine_parity_check
 from persona_assets.assets.imports import imported_asset
 from persona_assets.assets.marker_scores import marker_scores
-from persona_assets.assets.overviews import study_overview
+from persona_assets.assets.pages import study_clean_result, study_overview
 from persona_assets.assets.partitions import persona_partitions
 from persona_assets.assets.products import analysed
 from persona_assets.assets.publication import study_publication, upload_verification
-from persona_assets.assets.published import study_clean_result, study_figures, warehouse_asset
+from persona_assets.assets.published import study_figures, warehouse_asset
 from persona_assets.assets.shared import shared_assets
 from persona_assets.assets.tables import study_tables
 from persona_assets.catalog import Catalog

@@ -106,7 +106,7 @@ def token_ids(tokenizer_file: Path, prompts: Sequence[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch(list(prompts), add_special_tokens=False)]
 
 
-def vectors(data: StudyData, persona: str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]  # float32
+def vectors(data: StudyData, persona: str) -> dict[str, np.ndarray]:  # float32
     """Read a persona's `centroid` [layers, hidden] and `question_vectors` [questions, layers, hidden]."""
     from safetensors.numpy import load_file
 

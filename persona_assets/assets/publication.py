@@ -24,12 +24,11 @@ from persona_assets.assets.metadata import product_links
 from persona_assets.assets.partitions import group_name, seeded, shared_key, study_key
 from persona_assets.assets.producers import VERSIONS
 from persona_assets.assets.products import TABLE_PRODUCTS, Products
-from persona_assets.assets.recording import NOTHING, materialize_one
+from persona_assets.assets.recording import NOTHING, here, materialize_one
 from persona_assets.catalog import Catalog
 from persona_assets.publication.record import RECORD_FILE
 from persona_assets.store import Manifest
 from persona_assets.study import Study
-from persona_assets.workers import Outcome, WorkerPool
 from resources.lake import Lake
 from resources.publishing import PUBLISH_VARIABLE, Publishing
 
@@ -83,9 +82,6 @@ def study_publication(study: Study, catalog: Catalog) -> AssetsDefinition:
                 "sent": sum(each.sent for each in published),
             }
 
-        def produce(staging: Path) -> Iterator[Outcome[Mapping[str, object]]]:
-            return WorkerPool(0).run(push, {"publication": staging})
-
         def describe(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
             references, sent = manifest.facts["references"], manifest.facts["sent"]
             assert isinstance(references, dict)
@@ -100,7 +96,7 @@ def study_publication(study: Study, catalog: Catalog) -> AssetsDefinition:
 
         # It says something of what lies elsewhere, so it is asked there each time.
         product = products.publication(study, publishing.destination)
-        yield from materialize_one(context, products.store, product, produce, describe=describe, skip=False)
+        yield from materialize_one(context, products.store, product, here(push), describe=describe, skip=False)
 
     return publication
 

@@ -1,4 +1,4 @@
-"""What a person looks at: the figures and the write-up of a study, and the warehouse of a profile."""
+"""The figures of a study, and the warehouse of a profile."""
 
 # No postponed annotations here: Dagster reads the types off the function when it is defined.
 
@@ -8,9 +8,8 @@ from pathlib import Path
 
 from dagster import AssetDep, AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, Output, asset
 
-from persona_assets.assets.imports import IMPORTED
 from persona_assets.assets.metadata import lake_link, product_links
-from persona_assets.assets.partitions import group_name, seeded, shared_key, study_key
+from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.pictures import pictures
 from persona_assets.assets.producers import VERSIONS
 from persona_assets.assets.products import Products, table_names
@@ -19,7 +18,7 @@ from persona_assets.catalog import Catalog
 from persona_assets.hashing import sha256_json
 from persona_assets.store import Manifest
 from persona_assets.study import Study
-from persona_assets.workers import Outcome, WorkerPool
+from persona_assets.workers import Outcome
 from resources.lake import Lake
 from resources.model_runtime import ModelRuntime
 from resources.warehouse import Warehouse
@@ -73,57 +72,6 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
 def published_paths(products: Products) -> dict[str, tuple[str, ...]]:
     """List the products that a profile's warehouse holds, by study."""
     return {name: products.table_paths(study) for name, study in products.catalog.studies.items()}
-
-
-def study_clean_result(study: Study, catalog: Catalog) -> AssetsDefinition:
-    """Build the asset that writes a study up."""
-    profile = catalog.profile.name
-    names = [*table_names(study), "figures"]
-    if study.imported is None:
-        names += [seeded("eval_cells", seed, catalog) for seed in study.seeds]
-        base = [AssetDep(shared_key(profile, "base_model"))]
-    else:
-        names.append(IMPORTED)
-        base = []
-
-    @asset(
-        key=study_key(profile, study.name, "clean_result"),
-        group_name=group_name(profile, study.name),
-        description=(
-            "The write-up: report.md and the self-contained page report.html. Every number is a cell of a table, every sample "
-            "a stored completion. Read it with `persona-assets report`, check it with `persona-assets lint`."
-        ),
-        kinds={"markdown"},
-        code_version=VERSIONS["clean_result"],
-        owners=list(study.owners),
-        deps=[*base, *(AssetDep(study_key(profile, study.name, name)) for name in names)],
-        dagster_type=NOTHING,
-    )
-    def clean_result(context: AssetExecutionContext, lake: Lake, warehouse: Warehouse) -> Iterator[Output[None]]:
-        products = Products(catalog, lake)
-
-        def write(staging: Path) -> Mapping[str, object]:
-            from persona_assets.assets.writeups import writeup_sources
-            from persona_assets.reporting.writeup import write_clean_result
-
-            return {"headline": write_clean_result(writeup_sources(study, products, warehouse), staging).headline}
-
-        def describe(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
-            from persona_assets.reporting.writeup import PAGE_FILE
-
-            headline = manifest.facts["headline"]
-            return {
-                "headline": MetadataValue.text(str(headline)),
-                "page": lake_link(f"{manifest.path}/{PAGE_FILE}"),
-                **product_links(manifest, directory),
-            }
-
-        def produce(staging: Path) -> Iterator[Outcome[Mapping[str, object]]]:
-            return WorkerPool(0).run(write, {"clean_result": staging})
-
-        yield from materialize_one(context, products.store, products.clean_result(study), produce, describe=describe)
-
-    return clean_result
 
 
 def warehouse_asset(catalog: Catalog) -> AssetsDefinition:

@@ -25,7 +25,7 @@ from persona_assets.errors import LakeError, PersonaAssetsError
 from persona_assets.explaining import explain
 from persona_assets.progress import Progress
 from persona_assets.store import Manifest, Product, Store
-from persona_assets.workers import Outcome
+from persona_assets.workers import Outcome, WorkerPool
 
 NOTHING: Any = Nothing
 """The type of outputs that no IO manager sees; untyped because Dagster's own annotation does not admit it."""
@@ -150,6 +150,11 @@ def materialize_keys(
         )
     with _events_are_ours(context):
         yield Output(None)
+
+
+def here(work: Callable[[Path], Mapping[str, object]]) -> Callable[[Path], Iterator[Outcome[Mapping[str, object]]]]:
+    """Turn a function of this process, which fills a directory and returns facts, into what `materialize_one` calls."""
+    return lambda staging: WorkerPool(0).run(work, {"": staging})
 
 
 def materialize_one(

@@ -31,7 +31,7 @@ def compute_retest(data: StudyData) -> Tables:
     rates = {row: [_own_rate(data, row, number) for number in pair] for row, pair in pairs.items()}
     scores = {row: [_own_scores(data, row, number) for number in pair] for row, pair in pairs.items()}
 
-    def table(found: Mapping[_Row, Sequence[float | None]]) -> np.ndarray | None:  # type: ignore[type-arg]  # of floats
+    def table(found: Mapping[_Row, Sequence[float | None]]) -> np.ndarray | None:
         """[2, sources], means over training seeds; None where one is missing."""
         if not sources or any(value is None for values in found.values() for value in values):
             return None

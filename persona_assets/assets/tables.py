@@ -21,12 +21,11 @@ from persona_assets.assets.metadata import product_links, table_columns, table_p
 from persona_assets.assets.partitions import group_name, shared_key, study_key
 from persona_assets.assets.producers import VERSIONS
 from persona_assets.assets.products import TABLE_PRODUCTS, Products, table_names
-from persona_assets.assets.recording import NOTHING, materialize_one
+from persona_assets.assets.recording import NOTHING, here, materialize_one
 from persona_assets.assets.table_steps import TableStep, table_steps
 from persona_assets.catalog import Catalog
 from persona_assets.store import Manifest
 from persona_assets.study import Study
-from persona_assets.workers import Outcome, WorkerPool
 from resources.lake import Lake
 from resources.warehouse import TABLE_SUFFIX, Warehouse
 
@@ -69,9 +68,6 @@ def _table_asset(step: TableStep, study: Study, catalog: Catalog) -> AssetsDefin
                 frame.write_parquet(staging / f"{name}{TABLE_SUFFIX}")
             return {"rows": {name: frame.height for name, frame in tables.items()}}
 
-        def produce(staging: Path) -> Iterator[Outcome[Mapping[str, object]]]:
-            return WorkerPool(0).run(write, {step.name: staging})
-
         def describe(manifest: Manifest, directory: Path) -> dict[str, MetadataValue]:
             tables = {file.stem: pl.read_parquet(file) for file in sorted(directory.glob(f"*{TABLE_SUFFIX}"))}
             return {
@@ -82,7 +78,7 @@ def _table_asset(step: TableStep, study: Study, catalog: Catalog) -> AssetsDefin
                 **product_links(manifest, directory),
             }
 
-        yield from materialize_one(context, products.store, product, produce, describe=describe, check=_check_no_nan)
+        yield from materialize_one(context, products.store, product, here(write), describe=describe, check=_check_no_nan)
 
     return _asset
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from persona_assets import strict_json
 from persona_assets.errors import PersonaAssetsError
 
 GATE_VERSION = "1"
@@ -114,27 +114,7 @@ def parse_object(content: bytes) -> dict[str, object]:
     Raises:
         ValueError: it is not one; the message says why.
     """
-    try:
-        found = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise ValueError("it is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON ({error})") from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    found = strict_json.parse(content)
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")  # the caller catches one kind
     return found
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"it has the key {key!r} twice")
-        found[key] = value
-    return found
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"it holds {name}, which is no number")

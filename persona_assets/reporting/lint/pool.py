@@ -50,7 +50,7 @@ class Pool:
                 return True
         return False
 
-    def _values(self, text: str) -> Iterator[tuple[str, np.ndarray]]:  # type: ignore[type-arg]  # of floats
+    def _values(self, text: str) -> Iterator[tuple[str, np.ndarray]]:
         layers = {int(found) for found in _LAYER.findall(text)} or self._usual_layers
         personas = [p for p in self.book.sources.study.panel.ids if p in text or readable(p) in text]
         for frame in self.book.tables.values():

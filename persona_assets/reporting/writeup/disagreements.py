@@ -121,7 +121,7 @@ def comparisons(tables: Tables, plan: AnalysisPlan) -> list[Comparison]:
 
 
 def _rows(frame: pl.DataFrame, **equals: object) -> list[Row]:
-    return frame.filter(**equals).to_dicts()  # type: ignore[arg-type]  # polars wants each value's own type
+    return frame.filter(**equals).to_dicts()
 
 
 def _reading(row: Row, alpha: float) -> str | None:
