@@ -54,6 +54,13 @@ class Server:
         found = self.graphql(query, key={"path": [PROFILE, *key]}, partitions=partitions)["assetNodeOrError"]
         return next(iter(found["assetMaterializations"]), None)
 
+    def partitions(self, *key: str) -> dict[str, int]:
+        """How many partitions of an asset are in which state, as the UI counts them."""
+        query = """query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionStats {
+            numPartitions numMaterialized numFailed numMaterializing } } } }"""
+        found = self.graphql(query, key={"path": [PROFILE, *key]})["assetNodeOrError"]["partitionStats"]
+        return {name.removeprefix("num").lower(): count for name, count in found.items()}
+
     def run_status(self, run_id: str) -> str:
         """Status of a run."""
         return str(

@@ -13,13 +13,16 @@ from deployments import LARGE, PROFILE, Opened, Site
 
 from persona_assets.assets import cells
 from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS
-from persona_assets.cli.running import StudyRunError
+from persona_assets.cli.running import StudyRunError, run_stage, stage_is_current
 from persona_assets.tasks.cells import CellsTask
 
 BEEKEEPER = {"id": "beekeeper", "category": "occupational", "prompt": "You are a beekeeper with forty hives on a hill."}
 SAILOR = {"id": "sailor", "category": "character", "prompt": "You are a sailor home from a long journey."}
 GOOD, FAILED, UNTOUCHED = "librarian", "sailor", "beekeeper"
 """Personas of `larger`: measured already; failed; nothing was made for it yet."""
+
+CHAIN = ("training_answers", "training_dataset", "adapter", "merged_model")
+"""What is made for a persona before its cells are measured."""
 
 
 def set_the_stage(large_site: Site, directory: Path) -> Site:
@@ -36,6 +39,14 @@ def set_the_stage(large_site: Site, directory: Path) -> Site:
         opened.run("larger", "eval cells", personas=(GOOD,))
         _forget_analysis(opened, "small")
     return site
+
+
+def make_what_cells_are_made_from(site: Site, persona: str) -> None:
+    """Make what the cells of a persona in `larger` need, unless another story made it."""
+    with site.opened() as opened:
+        stage = opened.part("larger", "personas", *CHAIN, personas=(persona,))
+        if not stage_is_current(opened.deployment, opened.instance, stage):
+            run_stage(opened.deployment, opened.instance, stage)
 
 
 def _append_study(site: Site) -> None:
