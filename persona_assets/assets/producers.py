@@ -26,9 +26,9 @@ VERSIONS = {
     "inherited_drift": "2",
     "remeasurement_drift": "1",
     "retest": "1",
-    "figures": "3",
-    "clean_result": "2",
-    "overview": "1",
+    "figures": "4",
+    "clean_result": "3",
+    "overview": "2",
     "warehouse": "1",
     "publication": "1",
 }

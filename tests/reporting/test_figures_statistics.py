@@ -91,6 +91,7 @@ def test_cross_validation_numbers(drawn: tuple[int, dict[str, Drawing]]) -> None
         best = table.sort("estimate").row(0, named=True)
         assert numbers["best"][kind]["layer"] == best["layer"]
         assert f"{best['estimate']:.4f} at layer {best['layer']}" in drawings["cv_error_by_layer"].caption
+    assert f"at the layers 0 to {LAYERS - 1}, study" in drawings["cv_error_by_layer"].caption
     r2 = own.filter(statistic="nested_r2")["estimate"].item()
     assert f"R2 = {r2:.3f}" in drawings["cv_error_by_layer"].caption
 

@@ -62,7 +62,8 @@ def cv_error_by_layer(regressions: pl.DataFrame, context: FigureContext) -> Draw
             style.note_on(axes, f"not estimable: {reason(own.head(1).to_dicts()[0])}")
         axes.set_xlabel("Layer")
         axes.set_ylabel("Mean squared error")
-    where = f"at the layers {span(sorted(everything, key=_layer))}" if everything else "at no layer"
+    layers = {_layer(row): row for row in everything}  # several kinds of error at each
+    where = f"at the layers {span([layers[layer] for layer in sorted(layers)])}" if layers else "at no layer"
     caption = (
         "Cross-validated mean squared error of the source rate predicted from its cosine to "
         f"{context.anchor} {where}, study {context.study}, with {context.confidence_words} bootstrap "
