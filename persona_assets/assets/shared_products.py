@@ -28,11 +28,11 @@ def once(method: MethodT) -> MethodT:
     """
 
     @wraps(method)
-    def remembered(self: Any, *key: Any) -> Any:
+    def remembered(self: Any, *key: Any, **named: Any) -> Any:
         known = vars(self).setdefault("_known", {})
-        place = (method.__name__, *key)
+        place = (method.__name__, *key, *sorted(named.items()))
         if place not in known:
-            known[place] = method(self, *key)
+            known[place] = method(self, *key, **named)
         return known[place]
 
     return remembered  # type: ignore[return-value]
