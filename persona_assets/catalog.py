@@ -15,6 +15,8 @@ from persona_assets.study import Profile, Study
 from persona_assets.study_file import AnyStudyFile, ImportedStudyFile, read_study_file
 from persona_assets.yaml_files import validate_file
 
+PROFILE_FILE = "profile.yaml"
+
 
 @dataclass(frozen=True)
 class Catalog:
@@ -46,7 +48,7 @@ class Catalog:
 
 def profile_names(studies_directory: Path) -> tuple[str, ...]:
     """List the profiles under `studies/`, sorted."""
-    return tuple(sorted(path.parent.name for path in studies_directory.glob("*/profile.yaml")))
+    return tuple(sorted(path.parent.name for path in studies_directory.glob(f"*/{PROFILE_FILE}")))
 
 
 def load_catalog(studies_directory: Path, profile_name: str) -> Catalog:
@@ -56,7 +58,7 @@ def load_catalog(studies_directory: Path, profile_name: str) -> Catalog:
         ConfigurationError: with file, line, field and reason.
     """
     directory = studies_directory / profile_name
-    profile_file = directory / "profile.yaml"
+    profile_file = directory / PROFILE_FILE
     if not profile_file.is_file():
         raise ConfigurationError(
             f"There is no profile {profile_name!r}: {profile_file} does not exist. "

@@ -54,6 +54,19 @@ def sync_files(directory: Path) -> None:
     sync_directory(directory)
 
 
+def write_whole(file: Path, content: bytes, temporary: Path) -> None:
+    """Write a file through a temporary name beside it, so that whoever reads it finds all of it or what was there before."""
+    try:
+        with temporary.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(file.parent)
+
+
 def sync_directory(directory: Path) -> None:
     """Wait until the names in a directory are on the disk."""
     descriptor = os.open(directory, os.O_RDONLY)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from persona_assets.hashing import sha256_json
 from persona_assets.yaml_files import FileModel, validate_file
 
 Question = Annotated[str, StringConstraints(min_length=3, max_length=2000, strip_whitespace=True)]
@@ -30,11 +29,6 @@ class QuestionSet(FileModel):
                     raise ValueError(f"the question {question!r} stands {where}")
                 seen[plain] = part
         return self
-
-    @property
-    def evaluation_digest(self) -> str:
-        """sha256 of the evaluation questions in order: a field of the measurement identity."""
-        return sha256_json(list(self.evaluation))
 
 
 def load_questions(path: Path) -> QuestionSet:

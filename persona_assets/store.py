@@ -31,6 +31,7 @@ from persona_assets.product_files import (
     process_alive,
     sync_directory,
     sync_files,
+    write_whole,
 )
 
 __all__ = ["EVICTED", "MANIFEST", "Manifest", "Product", "State", "Store", "process_alive"]
@@ -158,9 +159,7 @@ class Store:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         listed = {"files": sorted({*chosen, *self._listed(path)}), "why": why, "at": now}
         temporary = self.temporary_sibling(directory)
-        temporary.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(directory / EVICTED)
-        sync_directory(directory)
+        write_whole(directory / EVICTED, (json.dumps(listed, indent=1, sort_keys=True) + "\n").encode(), temporary)
         freed = 0
         for name in chosen:
             file = directory / name

@@ -13,7 +13,8 @@ from persona_assets.recurrence import EVERY_MONDAY, Cron
 from persona_assets.study import AnalysisPlan, Seed
 from persona_assets.yaml_files import FileModel, read_mapping, validate_file
 
-StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+STUDY_NAME = r"^[a-z][a-z0-9_]{0,47}$"
+StudyName = Annotated[str, StringConstraints(pattern=STUDY_NAME)]
 Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from persona_assets.ancestor.reading import AncestorError, Layout, Positive, as_layout, read_json
 from persona_assets.hashing import sha256_file
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE
 
 
 class _Config(Layout):
@@ -38,10 +36,10 @@ def read_adapter(directory: Path) -> AdapterFiles:
     Raises:
         AncestorError: config or weights are missing or not what they should be.
     """
-    config = as_layout(directory / ADAPTER_CONFIG, read_json(directory / ADAPTER_CONFIG), _Config)
+    config = as_layout(directory / CONFIG_FILE, read_json(directory / CONFIG_FILE), _Config)
     if config.peft_type != "LORA":
-        raise AncestorError(f"{directory / ADAPTER_CONFIG}: peft_type is {config.peft_type!r}; only LORA is known.")
-    weights = directory / ADAPTER_WEIGHTS
+        raise AncestorError(f"{directory / CONFIG_FILE}: peft_type is {config.peft_type!r}; only LORA is known.")
+    weights = directory / WEIGHTS_FILE
     if not weights.is_file():
         raise AncestorError(f"{weights}: is missing; weights in a pickle (adapter_model.bin) are not opened.")
     from safetensors import SafetensorError, safe_open

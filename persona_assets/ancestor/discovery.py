@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persona_assets.ancestor import centroids
-from persona_assets.ancestor.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from persona_assets.ancestor.base_baseline import BASE_BASELINE
 from persona_assets.ancestor.marker_eval import MARKER_EVAL, RAW_COMPLETIONS
 from persona_assets.ancestor.names import is_training_data
 from persona_assets.ancestor.reading import AncestorError
 from persona_assets.ancestor.regression_results import REGRESSION_RESULTS
 from persona_assets.ancestor.run_result import RUN_RESULT
+from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE
 
 CONDITION_FILES = (RUN_RESULT, MARKER_EVAL, RAW_COMPLETIONS)
 _PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth")
@@ -62,7 +62,7 @@ def discover(path: Path) -> Found:
     for directory, names in _walk(path, found):
         if any(name in names for name in CONDITION_FILES):
             found.conditions.append(directory)
-        if ADAPTER_CONFIG in names:
+        if CONFIG_FILE in names:
             found.adapters.append(directory)
         for name in names:
             _sort(directory / name, names, found)
@@ -88,7 +88,7 @@ def _walk(path: Path, found: Found) -> Iterator[tuple[Path, list[str]]]:
 
 def _sort(file: Path, beside: list[str], found: Found) -> None:
     name = file.name
-    if name in (*CONDITION_FILES, ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+    if name in (*CONDITION_FILES, CONFIG_FILE, WEIGHTS_FILE):
         return
     if name == REGRESSION_RESULTS:
         found.studies.append(file)
@@ -100,7 +100,7 @@ def _sort(file: Path, beside: list[str], found: Found) -> None:
         found.training_data.append(file)
     elif name.endswith(_PICKLES):
         found.skipped.append((file, "a pickle: never opened"))
-    elif ADAPTER_CONFIG in beside and name.startswith(_BESIDE_AN_ADAPTER):
+    elif CONFIG_FILE in beside and name.startswith(_BESIDE_AN_ADAPTER):
         return
     elif not (any(each in beside for each in CONDITION_FILES) and name.endswith(_WITH_CONDITION)):
         found.unknown.append(file)

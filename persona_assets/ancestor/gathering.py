@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from persona_assets.ancestor.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from persona_assets.ancestor.adapters import read_adapter
 from persona_assets.ancestor.base_baseline import BaseCounts, read_base_baseline
 from persona_assets.ancestor.centroids import Centroids, read_centroids
 from persona_assets.ancestor.condition import Cell, Condition, read_condition
@@ -19,6 +19,7 @@ from persona_assets.ancestor.run_result import RUN_RESULT, why_skipped
 from persona_assets.ancestor.training_data import TrainingData, read_training_data
 from persona_assets.hashing import sha256_file
 from persona_assets.panel import Category, Panel
+from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE
 
 Told = Literal["imported", "note", "skipped", "refused"]
 Centring = Literal["panel", "none"]
@@ -270,7 +271,7 @@ def _read_adapters(gathered: Gathered, found: Found, options: Options, known: se
             gathered.tell("refused", directory, f"another adapter of {key[0]}, seed {key[1]}, lies beside this one")
             continue
         gathered.adapters[key] = digest
-        gathered.use(directory / ADAPTER_CONFIG, directory / ADAPTER_WEIGHTS)
+        gathered.use(directory / CONFIG_FILE, directory / WEIGHTS_FILE)
         gathered.tell("imported", directory, f"digest of the adapter of {key[0]}, seed {key[1]}: {digest[:12]}…")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,6 @@ NOTHING: Any = Nothing
 """The type of outputs that no IO manager sees; untyped because Dagster's own annotation does not admit it."""
 
 Metadata = Mapping[str, MetadataValue | str | int | float | bool | Path]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A key whose product is in the lake."""
-
-    key: str
-    manifest: Manifest
-    skipped: bool
 
 
 def missing_input_message(store: Store, product: Product) -> str | None:

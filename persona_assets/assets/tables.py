@@ -93,7 +93,7 @@ def _shared_dep(name: str, study: Study, profile: str) -> AssetDep:
 
 def _check_no_nan(directory: Path) -> None:
     """Refuse tables with NaN: what cannot be estimated is null, with a note."""
-    for file in directory.glob(f"*{TABLE_SUFFIX}"):
+    for file in sorted(directory.glob(f"*{TABLE_SUFFIX}")):
         frame = pl.read_parquet(file)
         for name, dtype in frame.schema.items():
             if dtype.is_float() and frame[name].is_nan().any():

@@ -20,16 +20,16 @@ from persona_assets.ancestor.reading import AncestorError
 from persona_assets.catalog import load_catalog
 from persona_assets.imported import Identity, Imported
 from persona_assets.panel import CATEGORIES, Category
+from persona_assets.product_files import write_whole
 from persona_assets.store import Manifest, Product
 from persona_assets.study import AnalysisPlan, Study
-from persona_assets.study_file import ImportedStudyFile, read_study_file
+from persona_assets.study_file import STUDY_NAME, ImportedStudyFile, read_study_file
 from persona_assets.yaml_files import model_from
 
 if TYPE_CHECKING:
     from persona_assets.assets.products import Products
     from persona_assets.cli.deployment import Deployment
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _HEADER = "# Written by `persona-assets import`. Of this file only `analysis` may be edited; import again for anything else.\n"
 
 
@@ -131,7 +131,7 @@ def _said(statements: Mapping[str, str]) -> set[str | None]:
 
 
 def _existing(file: Path, request: Request) -> ImportedStudyFile | None:
-    if not _NAME.fullmatch(request.study) or request.study == "profile":
+    if not re.fullmatch(STUDY_NAME, request.study) or request.study == "profile":
         raise AncestorError(f"--study {request.study!r}: a study's name has lower-case letters, digits and underscores.")
     if not file.exists():
         return None
@@ -268,18 +268,18 @@ def _publish(
 
 
 def _write_study(file: Path, content: Mapping[str, Any], existed: bool) -> None:
-    """Write the study file through a temporary name; one that cannot be loaded is taken back."""
+    """Write the study file; one that cannot be loaded is taken back."""
     old = file.read_bytes() if existed else None
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     text = _HEADER + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=120)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    write_whole(file, text.encode(), temporary)
     try:
         load_catalog(file.parent.parent, file.parent.name)
-    except Exception:
-        file.unlink()
-        if old is not None:
-            file.write_bytes(old)
+    except BaseException:  # an interrupt, too, must not leave a file that nobody checked
+        if old is None:
+            file.unlink()
+        else:
+            write_whole(file, old, temporary)
         raise
 
 

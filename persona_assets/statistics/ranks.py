@@ -33,15 +33,6 @@ def unit_scores(values: FloatArray) -> FloatArray:
     return np.asarray(np.divide(deviations, norms, out=np.zeros_like(deviations), where=norms > 0))
 
 
-def spearman_rows(x: FloatArray, y: FloatArray) -> FloatArray:
-    """Spearman rho of each row of `x` with the matching row of `y` (or with one vector `y`).
-
-    Returns:
-        The correlations; 0 where a row has no variation, so only for draws from continuous populations.
-    """
-    return np.asarray(np.einsum("...i,...i->...", unit_scores(average_ranks(x)), unit_scores(average_ranks(y))))
-
-
 def bootstrap_weights(n: int, resamples: int, *purpose: str | int) -> FloatArray:
     """Draw how often each of n observations stands in each bootstrap resample.
 

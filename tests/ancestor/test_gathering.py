@@ -34,6 +34,7 @@ from persona_assets.ancestor.assembly import Assembly, assemble
 from persona_assets.ancestor.gathering import Gathered, Options, gather
 from persona_assets.ancestor.product import imported_cells, imported_geometry, write_product
 from persona_assets.ancestor.reading import AncestorError
+from persona_assets.hashing import sha256_json
 from persona_assets.imported import IMPORTED_TABLES, Imported
 from persona_assets.panel import Panel, Persona
 from persona_assets.questions import QuestionSet
@@ -87,7 +88,7 @@ def test_everything_of_a_complete_study_is_taken(whole: Path) -> None:
     assert "off_diagonal" in assembly.tables
     assert (assembly.seeds, assembly.completions, assembly.layers) == ((42,), (100,), (10, 15, 20, 25))
     assert set(assembly.recorded) == {"temperature", "questions_digest"}
-    assert assembly.recorded["questions_digest"] == QUESTIONS.evaluation_digest
+    assert assembly.recorded["questions_digest"] == sha256_json(list(QUESTIONS.evaluation))
     used = set(gathered.files)
     assert f"{directory_name('villain')}/raw_completions.json" in used
     assert not any("training_args" in name or "checkpoint" in name for name in used)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from persona_assets.ancestor.reading import AncestorError
 from persona_assets.catalog import load_catalog
+from persona_assets.cli import importing
 from persona_assets.cli.app import app
 from persona_assets.cli.importing import Outcome, Request, conditions_here, import_study, load_study
 from persona_assets.errors import ConfigurationError, LakeError
@@ -129,6 +130,30 @@ def test_a_replaced_import_keeps_the_edited_plan(results: Path, site: Site, open
     assert study.imported == outcome.imported
     assert outcome.imported is not None
     assert outcome.imported.data_version != before
+
+
+def test_an_interrupted_import_leaves_the_study_file_as_it_was(
+    results: Path, site: Site, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    directory = site.studies / PROFILE
+    before = {file.name: file.read_bytes() for file in directory.iterdir()}
+    monkeypatch.setattr(importing, "load_catalog", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(opened, results)
+    assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
+    monkeypatch.undo()
+    with site.opened() as again:
+        run(again, results)
+        kept = (directory / f"{NAME}.yaml").read_bytes()
+        shutil.copytree(results, tmp_path / "changed")
+        shutil.rmtree(tmp_path / "changed" / "data")
+        monkeypatch.setattr(importing, "load_catalog", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(again, tmp_path / "changed", replace=True)
+        assert {file.name: file.read_bytes() for file in directory.iterdir()} == before | {f"{NAME}.yaml": kept}
 
 
 def test_a_study_measured_here_is_not_replaced(results: Path, opened: Opened) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_studies import FIRST, PERSONAS, QUESTIONS
+from tiny_studies import FIRST, PERSONAS
 
 from persona_assets.catalog import load_catalog
 from persona_assets.errors import ConfigurationError
 from persona_assets.panel import load_panel
-from persona_assets.questions import load_questions
 
 
 def test_a_good_directory_loads(studies: Path) -> None:
@@ -83,11 +82,3 @@ def test_panels(studies: Path) -> None:
     assert len(panel) == 5
     with pytest.raises(KeyError, match=r"no persona 'cook'; the panel has librarian, villain"):
         panel["cook"]
-
-
-def test_the_digest_of_questions_follows_their_order(studies: Path) -> None:
-    before = load_questions(studies / "questions.yaml").evaluation_digest
-    (studies / "questions.yaml").write_text(
-        QUESTIONS.replace("bake bread", "X").replace("fly", "bake bread").replace("X", "fly"), encoding="utf-8"
-    )
-    assert load_questions(studies / "questions.yaml").evaluation_digest != before

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from persona_assets.statistics.observations import StudyObservations
-from persona_assets.statistics.ranks import bootstrap_spearman, bootstrap_weights, percentile_interval, spearman_rows
+from persona_assets.statistics.ranks import bootstrap_spearman, bootstrap_weights, percentile_interval
 from persona_assets.statistics.scan import (
     critical_rho,
     holm,
@@ -133,12 +133,6 @@ def test_resamples_without_variation_count_as_missing() -> None:
     assert np.isnan(rhos[0, 0])
     assert rhos[0, 1] == pytest.approx(1.0)
     assert percentile_interval(rhos[0], 0.95) is None
-
-
-def test_spearman_rows_are_scipys() -> None:
-    x, y = np.random.default_rng(2).standard_normal((2, 20, 9))
-    expected = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
-    assert np.allclose(spearman_rows(x, y), expected, atol=1e-12)
 
 
 def test_variance_inflation_is_one_over_one_minus_r_squared() -> None:

@@ -11,7 +11,6 @@ Names = Callable[[Study], list[str]]
 TAKEAWAYS = "**Main takeaways:**"
 TLDR_PARTS = ("Motivation", "Experiment", "Results", "Takeaways", "Next steps", "Confidence")
 SENSITIVITY_LABEL = "**Sensitivity"
-REGISTERED_LABEL = "**Preregistered"
 MINIMUM_SAMPLES = 2
 
 
