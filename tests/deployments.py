@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from dagster import DagsterInstance
+from dagster import AssetKey, DagsterInstance
 
 from persona_assets.cli.deployment import Deployment, open_deployment
 from persona_assets.cli.running import PlannedAsset, Stage, plan_study, run_stage
@@ -25,6 +25,10 @@ PROFILE = "embedded"
 SMALL = ("librarian", "villain", "helpful_assistant", "software_engineer", "gardener")
 LARGE = (*SMALL, "comedian", "chef")
 UNSTYLED = "gardener"  # no style in the embedded model's corpus: its prompt does not change the base model
+
+# What no run of a study makes: nothing is published unless it is said where to, and no study needs the comparison of engines.
+COMPARISON = "engine_parity"
+PUBLICATIONS = ("small/publication", "large/publication")
 
 _GARDENER = {"id": UNSTYLED, "category": "occupational", "prompt": "You are a gardener who talks to the roses."}
 _ANALYSIS = {"primary_layers": [2, 1], "bootstrap_resamples": 100, "permutations": 999}
@@ -197,6 +201,10 @@ class Opened:
     deployment: Deployment
     instance: DagsterInstance
 
+    def asset_names(self) -> set[str]:
+        """Names of all assets of the profile, such as `adapter` and `small/gates`."""
+        return {asset_name(key) for key in self.deployment.definitions.resolve_asset_graph().get_all_asset_keys()}
+
     def stage(self, study: str, name: str) -> Stage:
         """Return a stage of a study by name."""
         stages = {stage.name: stage for stage in plan_study(self.deployment, self.deployment.catalog.study(study))}
@@ -213,6 +221,11 @@ class Opened:
     def run(self, study: str, stage: str, *assets: str, personas: tuple[str, ...] | None = None) -> None:
         """Run a stage, or a part of it, as one Dagster run."""
         run_stage(self.deployment, self.instance, self.part(study, stage, *assets, personas=personas))
+
+
+def asset_name(key: AssetKey) -> str:
+    """Name of an asset within its profile."""
+    return "/".join(key.path[1:])
 
 
 def new_site(root: Path) -> Site:

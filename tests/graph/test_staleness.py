@@ -8,7 +8,7 @@ import pytest
 from dagster import AssetKey
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
-from deployments import LARGE, PROFILE, SMALL, UNSTYLED, Opened, Site
+from deployments import LARGE, PROFILE, PUBLICATIONS, SMALL, UNSTYLED, Opened, Site, asset_name
 
 from persona_assets.assets.products import TABLE_PRODUCTS
 from persona_assets.cli.standing import study_status
@@ -46,7 +46,7 @@ def marks(opened: Opened) -> Iterator[tuple[str, str | None, StaleStatus]]:
     for key in sorted(graph.get_all_asset_keys()):
         partitions = graph.get(key).partitions_def
         for partition in [None] if partitions is None else partitions.get_partition_keys():
-            yield "/".join(key.path[1:]), partition, resolver.get_status(key, partition)
+            yield asset_name(key), partition, resolver.get_status(key, partition)
 
 
 def marked_stale(opened: Opened) -> set[tuple[str, str | None]]:
@@ -55,8 +55,10 @@ def marked_stale(opened: Opened) -> set[tuple[str, str | None]]:
 
 def test_after_range_runs_nothing_is_stale(site: Site) -> None:
     with site.opened() as opened:
-        found = [mark for mark in marks(opened) if not mark[0].endswith("publication")]  # nothing was published
-    assert {status for _, _, status in found} == {StaleStatus.FRESH}
+        found = {(asset, partition): status for asset, partition, status in marks(opened)}
+        assert {asset for asset, _ in found} == opened.asset_names()
+    assert {key for key, status in found.items() if status != StaleStatus.FRESH} == {(name, None) for name in PUBLICATIONS}
+    assert {found[name, None] for name in PUBLICATIONS} == {StaleStatus.MISSING}
     assert len(found) > 60
 
 
