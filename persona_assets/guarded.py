@@ -65,7 +65,7 @@ class GuardedProcess:
             seconds: the longest wait for the next value, or for the end; then the child is killed.
 
         Raises:
-            PersonaAssetsError: raised by the function itself.
+            PersonaAssetsError: raised by the function itself; what caused it there is a note of it.
             GuardedCallError: it took too long, died, or raised anything else (`UnforeseenError`).
         """
         connection = self._started()
@@ -152,6 +152,8 @@ def _serve(connection: Connection, parent: int, environment: Mapping[str, str]) 
             for value in function(*arguments):
                 connection.send(("value", value))
         except PersonaAssetsError as error:
+            if error.__cause__ is not None:
+                error.add_note(traceback.format_exc())  # a cause is not pickled with what it caused
             connection.send(("error", error))
         except Exception as error:  # noqa: BLE001
             unforeseen = UnforeseenError(f"{type(error).__name__}: {error}")

@@ -63,11 +63,13 @@ class FileDestination:
 
 @contextmanager
 def _told(reference: AdapterReference) -> Iterator[None]:
-    """Turn what a file system raises into one sentence."""
+    """Turn what a file system raises into one sentence; also where reading failed, since what is read is about to be written."""
     try:
         yield
     except PermissionError as error:
-        raise RegistryError(f"{reference}: cannot be written ({error}).") from error
+        raise RegistryError(f"{reference}: this account may not write there ({error}); give it the right to.") from error
+    except ImportError as error:
+        raise RegistryError(f"{reference}: a library is missing to open it ({error}).") from error
     except _PASSING as error:
         raise RegistryUnavailableError(f"{reference}: does not answer ({error}).") from error
     except Exception as error:  # each store raises its own kinds, without a common ancestor

@@ -23,6 +23,13 @@ def refuse() -> None:
     raise LakeError("no such product")
 
 
+def refuse_because() -> None:
+    try:
+        stumble()
+    except ZeroDivisionError as error:
+        raise LakeError("no such share") from error
+
+
 def stumble() -> float:
     return 1 / 0
 

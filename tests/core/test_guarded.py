@@ -7,7 +7,17 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from guarded_calls import environment_of, hang, leave_a_child, process_id, refuse, stumble, three_then_hang, vanish
+from guarded_calls import (
+    environment_of,
+    hang,
+    leave_a_child,
+    process_id,
+    refuse,
+    refuse_because,
+    stumble,
+    three_then_hang,
+    vanish,
+)
 
 from persona_assets.errors import LakeError
 from persona_assets.guarded import GuardedCallError, GuardedProcess, UnforeseenError
@@ -30,6 +40,10 @@ def test_calls_share_one_process_with_its_own_environment(process: GuardedProces
 def test_errors_of_ours_come_through_and_others_are_named(process: GuardedProcess) -> None:
     with pytest.raises(LakeError, match="^no such product$"):
         process.call(refuse, seconds=30)
+    with pytest.raises(LakeError, match="^no such share\n") as told:
+        process.call(refuse_because, seconds=30)
+    assert str(told.value) == "no such share"
+    assert "in stumble" in told.value.__notes__[0]
     with pytest.raises(UnforeseenError) as caught:
         process.call(stumble, seconds=30)
     assert str(caught.value) == "ZeroDivisionError: division by zero"
