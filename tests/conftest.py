@@ -17,6 +17,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 if TYPE_CHECKING:
     from deployments import Site
 
+LONGEST = ("ui", "statistics", "docs", "graph", "sensors", "reporting")
+"""Rooms whose files are begun first, so that no worker has a long one left when the others are done."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a file to one worker, which then makes its fixtures once; begin with what takes longest."""
+    here = Path(__file__).parent
+    rank = {room: number for number, room in enumerate(LONGEST)}
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(here).as_posix()))
+    items.sort(key=lambda item: rank.get(item.path.relative_to(here).parts[0], len(rank)))
+
+
 # `deployments` imports Dagster, which most rooms do not need: the fixtures import it when they are used.
 Build = Callable[[str, Callable[[Path], None]], Path]
 
