@@ -12,7 +12,7 @@ from persona_assets.reporting.writeup import Sources
 from persona_assets.reporting.writeup.overview import WrittenOverview, write_overview
 from persona_assets.reporting.writeup.page import external_references
 
-pytestmark = pytest.mark.xdist_group("writeup")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("writeup")]
 
 
 @pytest.fixture(scope="module")
