@@ -114,13 +114,15 @@ class Site:
     def manifests(self, under: str = "") -> dict[str, Manifest]:
         """Manifest by product path, for the products whose path begins with `under`."""
         found = {}
-        for file in sorted(self.lake.rglob(MANIFEST)):
-            path = file.parent.relative_to(self.lake).as_posix()
-            if not any(part.startswith(".") for part in path.split("/")) and path.startswith(under):
+        # A run may be at work: what it has staged goes while one looks, and `walk` minds that no more than we do.
+        for directory, inner, files in os.walk(self.lake):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            path = Path(directory).relative_to(self.lake).as_posix()
+            if MANIFEST in files and path.startswith(under):
                 manifest = self.store.manifest(path)
                 assert manifest is not None
                 found[path] = manifest
-        return found
+        return dict(sorted(found.items()))
 
     def data_versions(self, under: str = "") -> dict[str, str]:
         """Data version by product path."""
