@@ -164,19 +164,19 @@ def test_recorded_and_computed_cosines_stand_side_by_side(whole: Path, tmp_path:
     assert pairs.height == 4 * 144
 
 
-def test_forty_eight_personas_of_whom_some_are_no_source(tmp_path: Path) -> None:
-    personas = tuple(dict.fromkeys((*TWELVE, *(f"persona_{i:02d}" for i in range(36)))))
-    assert len(personas) == 48
+@pytest.mark.parametrize("size", [24, 48])
+def test_larger_panels_of_whom_some_are_no_source(tmp_path: Path, size: int) -> None:
+    personas = (*TWELVE, *(f"persona_{i:02d}" for i in range(size - len(TWELVE))))
     rates = {persona: RATES.get(persona, round(0.2 + 0.01 * i, 2)) for i, persona in enumerate(personas)}
     study = EarlierStudy(tmp_path / "old")
-    for source in personas[:46]:
+    for source in personas[:-2]:
         study.condition(source, run_result=run_result(source, row_of(source, personas, rates)))
     categories = dict.fromkeys(personas, "occupational")
     assembly = assemble(
         gather(study.root, replace(OPTIONS, categories=categories)), replace(OPTIONS, categories=categories), QUESTIONS
     )
-    assert len(assembly.personas) == 46
-    assert sum(len(row) for row in assembly.cells.values()) == 46 * 48
+    assert len(assembly.personas) == size - 2
+    assert sum(len(row) for row in assembly.cells.values()) == (size - 2) * size
     assert assembly.tables == ("source_rates",)
     assert "neither a regression_results.json nor a file of centroids" in why(assembly, "geometry")
 

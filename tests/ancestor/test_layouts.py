@@ -78,6 +78,19 @@ def test_all_layers_and_personas_by_category(study: EarlierStudy) -> None:
     assert found.primary_layer == 15
 
 
+def test_what_later_files_hold_besides_is_ignored(study: EarlierStudy) -> None:
+    later = {
+        "splits": [{"name": "A", "layer_15": {"rho": -0.5}}],
+        "within_category": {"occupational": {"layer_15": None}},
+        "cv": {"loo": [0.1, None]},
+        "steiger_z_results": [],
+        "off_diagonal": {"mantel_r": "nan"},
+        "n24_to_n48_sign_test": {"drops": 12, "significant": "True"},
+    }
+    plain, found = whole(study), whole(study, later)
+    assert (found.source_rates, found.cosines, found.prompt_tokens) == (plain.source_rates, plain.cosines, plain.prompt_tokens)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
