@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from persona_assets.ancestor.identity import CONDITIONS, build_identity, read_statements
 from persona_assets.ancestor.reading import AncestorError
 
 HERE = {"engine": "transformers", "engine_version": "5.19.0", "top_k": 0, "device": None, "temperature": 1.0}
+
+
+def test_the_page_names_every_condition_that_can_be_stated() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text(encoding="utf-8")
+    assert [name for name in CONDITIONS if f"`{name}`" not in page] == []
 
 
 def test_nothing_stated_is_unknown() -> None:

@@ -195,7 +195,9 @@ def test_here_means_the_conditions_of_this_profile(opened: Opened) -> None:
         *("transformers", "shared_prefix", "float32", "cpu"),
     )
     assert found["max_new_tokens"] == 40
+    assert found["weights"] == "merged"
     assert "base_digest" not in found  # there is no base model in this lake
+    assert found["engine_arguments"] is None  # an engine settles them when it starts
 
 
 def test_a_lost_or_other_import_is_noticed(results: Path, site: Site, opened: Opened) -> None:
