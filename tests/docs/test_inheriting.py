@@ -35,7 +35,8 @@ def test_each_study_file_of_the_page_is_one(written: dict[str, object], tmp_path
 
 def test_what_is_to_be_switched_on_is_there(tmp_path: Path) -> None:
     named = set(re.findall(r"`(\w+_qwen2_5_7b\w*)`", PAGE))
-    assert len(named) == 3
+    assert len(named) == 6
     moving = {"inherited_adapters": {"villain": "hf:ORG/REPO@main:villain"}}
     automation = profile_automation(inheriting(moving, tmp_path / "studies"))
-    assert named <= {each.name for each in (*(automation.schedules or ()), *(automation.sensors or ()))}
+    there = (*(automation.schedules or ()), *(automation.sensors or ()), *(automation.jobs or ()))
+    assert named <= {each.name for each in there}
