@@ -146,7 +146,7 @@ class Site:
         return {**os.environ, **self.variables, "COLUMNS": "200", **(more or {})}
 
     def cli(
-        self, *arguments: str, cwd: Path | None = None, more: Mapping[str, str] | None = None, timeout: float = 300
+        self, *arguments: str, cwd: Path | None = None, more: Mapping[str, str] | None = None, timeout: float = 900
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line in a process of its own."""
         return subprocess.run(

@@ -26,6 +26,7 @@ def release_models() -> None:
     import torch
 
     gc.collect()
+    gc.freeze()  # what outlives all models, the libraries above all, need not be looked through the next time
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

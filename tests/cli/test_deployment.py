@@ -100,7 +100,7 @@ def test_works_from_another_directory(site: Site, tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("persona-assets")
     assert command.is_file(), "the project is not installed in this environment"
     done = subprocess.run(
-        [str(command), "run", "small"], cwd=tmp_path, env=site.environment(), capture_output=True, text=True, timeout=300
+        [str(command), "run", "small"], cwd=tmp_path, env=site.environment(), capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     assert "small unchanged: nothing to do" in done.stdout

@@ -43,13 +43,21 @@ def drawn(request: pytest.FixtureRequest) -> tuple[int, Tables, dict[str, Drawin
     return request.param, t, draw_all(request.param, t)
 
 
-def test_files_keep_the_limits(drawn: tuple[int, Tables, dict[str, Drawing]], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def files(drawn: tuple[int, Tables, dict[str, Drawing]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the figures that were drawn are written."""
+    directory = tmp_path_factory.mktemp("figures")
+    for drawing in drawn[2].values():
+        drawing.write(directory)
+    return directory
+
+
+def test_files_keep_the_limits(drawn: tuple[int, Tables, dict[str, Drawing]], files: Path) -> None:
     n, _, drawings = drawn
     assert len(drawings) == 8
     for name, drawing in drawings.items():
-        written = drawing.write(tmp_path)
-        png, pdf = written.png.read_bytes(), written.pdf.read_bytes()
-        meta = json.loads(written.meta.read_text(encoding="utf-8"))
+        png, pdf = ((files / f"{name}{suffix}").read_bytes() for suffix in (".png", ".pdf"))
+        meta = json.loads((files / f"{name}.meta.json").read_text(encoding="utf-8"))
         width = int.from_bytes(png[16:20], "big")
         assert 600 <= width <= 1000, name
         assert len(png) < 300_000, name
@@ -188,38 +196,35 @@ def test_drift_counts_come_from_the_table(drawn: tuple[int, Tables, dict[str, Dr
     assert not any("CONFOUNDED" in text.get_text() for text in drawing.figure.axes[0].texts)
 
 
-@pytest.mark.parametrize("n", [12, pytest.param(48, marks=pytest.mark.slow)])
-def test_bytes_do_not_change_between_renderings(n: int, tmp_path: Path) -> None:
-    again = draw_all(n, tables(n))
-    for name, drawing in draw_all(n, tables(n)).items():
-        first, second = drawing.write(tmp_path / "a"), again[name].write(tmp_path / "b")
-        for one, other in ((first.png, second.png), (first.pdf, second.pdf), (first.meta, second.meta)):
-            assert one.read_bytes() == other.read_bytes(), one.name
+def assert_same_bytes(one: Path, other: Path) -> None:
+    names = sorted(path.name for path in one.iterdir())
+    assert len(names) == 24 and names == sorted(path.name for path in other.iterdir())
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("drawn", [12], indirect=True)
+def test_bytes_do_not_change_between_renderings(files: Path, tmp_path: Path) -> None:
+    for drawing in draw_all(12, tables(12)).values():
+        drawing.write(tmp_path)
+    assert_same_bytes(files, tmp_path)
 
 
 @pytest.mark.slow
-def test_bytes_do_not_depend_on_hash_seed_or_user_settings(tmp_path: Path) -> None:
-    """Two processes, different PYTHONHASHSEED, one with a matplotlibrc that changes fonts and colours."""
+@pytest.mark.parametrize("drawn", [12], indirect=True)
+def test_bytes_do_not_depend_on_hash_seed_or_user_settings(files: Path, tmp_path: Path) -> None:
+    """Another process with another PYTHONHASHSEED and a matplotlibrc that changes fonts and colours."""
     script = (
-        "import sys; from pathlib import Path; from test_figures import draw_all; from figure_tables import "
-        "tables\n"
+        "import sys; from pathlib import Path; from test_figures import draw_all; from figure_tables import tables\n"
         "for d in draw_all(12, tables(12)).values(): d.write(Path(sys.argv[1]))"
     )
-    settings = tmp_path / "matplotlibrc"
+    settings, other = tmp_path / "matplotlibrc", tmp_path / "files"
     settings.write_text("font.size: 20\naxes.facecolor: red\nfigure.dpi: 30\n")
     here, root = Path(__file__).parent, Path(__file__).parents[2]
-    base = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
-    for name, extra in (
-        ("a", {"PYTHONHASHSEED": "1"}),
-        ("b", {"PYTHONHASHSEED": "2", "MATPLOTLIBRC": str(settings)}),
-    ):
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / name)], env={**base, **extra}, check=True
-        )
-    files = sorted(p.name for p in (tmp_path / "a").iterdir())
-    assert len(files) == 24
-    for file in files:
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+    seed = "1" if os.environ.get("PYTHONHASHSEED") == "2" else "2"
+    changed = {"PYTHONPATH": f"{here}{os.pathsep}{root}", "PYTHONHASHSEED": seed, "MATPLOTLIBRC": str(settings)}
+    subprocess.run([sys.executable, "-c", script, str(other)], env={**os.environ, **changed}, check=True)
+    assert_same_bytes(files, other)
 
 
 def test_drawing_leaves_no_global_state() -> None:

@@ -90,6 +90,7 @@ class Book:
         """Open the book on a study."""
         self.sources = sources
         self._completions: dict[str, dict[str, Any]] = {}
+        self._places: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[int]]] = {}
 
     @cached_property
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -115,8 +116,19 @@ class Book:
         frame = self.tables[table]
         if missing := [name for name in where if name not in frame.columns]:
             raise WriteUpError(f"table {table} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}.")
-        equal = [pl.col(name).is_null() if value is None else pl.col(name) == pl.lit(value) for name, value in where.items()]
-        return (frame.filter(*equal) if equal else frame).to_dicts()
+        names = tuple(sorted(where))
+        places = self._indexed(table, names).get(tuple(where[name] for name in names), [])
+        return [frame.row(place, named=True) for place in places]
+
+    def _indexed(self, table: str, names: tuple[str, ...]) -> dict[tuple[Any, ...], list[int]]:
+        """Rows of a table by the values of some columns: a page asks for thousands of rows by the same few."""
+        if (table, names) not in self._places:
+            frame = self.tables[table]
+            places: dict[tuple[Any, ...], list[int]] = {}
+            for place, values in enumerate(frame.select(names).iter_rows() if names else [()] * frame.height):
+                places.setdefault(values, []).append(place)
+            self._places[table, names] = places
+        return self._places[table, names]
 
     def row(self, table: str, where: Where) -> dict[str, Any]:
         """Find the one row that a reference means.
