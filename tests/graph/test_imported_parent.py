@@ -1,33 +1,54 @@
-"""An earlier study, imported and made the parent of one measured here, from its files to both write-ups."""
+"""An earlier study, imported and made the parent of one measured here that pulls its adapters: from files to write-ups."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
-from ancestor_layout import RATES, TWELVE, complete_study
-from dagster import AssetCheckKey, AssetKey
+from ancestor_layout import RATES, TWELVE, EarlierStudy, complete_study, regression_results
+from dagster import AssetCheckEvaluation, AssetCheckKey, AssetKey
 from deployments import PROFILE, SMALL, Opened, Site
 
+from persona_assets.cli.importing import Request, import_study
 from persona_assets.cli.standing import study_status
 from persona_assets.cli.writeups import lint_file
+from persona_assets.statistics.identity import UNKNOWN
 
 pytestmark = pytest.mark.slow
 
 NAME = "earlier"
+SAME = "earlier_by_this_engine"
 SHARED = [persona for persona in SMALL if persona in TWELVE]
+PULLED, RETRAINED = SHARED[:-1], SHARED[-1]
+
+
+def weights(site: Site, persona: str) -> Path:
+    return site.lake / PROFILE / "adapter" / "seed=42" / f"persona={persona}" / "adapter"
+
+
+def hold_its_adapters(earlier: EarlierStudy, site: Site) -> None:
+    """Put the weights that `small` was measured with into the earlier study, but for one persona, whom `small` trained anew."""
+    for persona in SHARED:
+        directory = earlier.adapter(persona)
+        if persona in PULLED:
+            shutil.copy(weights(site, persona) / "adapter_model.safetensors", directory)
 
 
 @pytest.fixture(scope="module")
 def site(small_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     root = tmp_path_factory.mktemp("imported")
     site = small_site.copy(root / "site")
-    complete_study(root / "old")
+    shutil.rmtree(complete_study(root / "old").root / "adapters")
+    hold_its_adapters(EarlierStudy(root / "old"), site)
+    for persona in PULLED:
+        shutil.copytree(weights(site, persona), root / "registry" / persona)
     done = site.cli("import", str(root / "old"), "--study", NAME, "--marker", "[ZLT]", "--engine", "vllm")
     assert done.returncode == 0, done.stdout + done.stderr
-    site.edit(f"{PROFILE}/small.yaml", lambda content: content.update(parent=NAME))
+    references = {"reference": f"file:{root}/registry/{{persona}}", "personas": PULLED}
+    site.edit(f"{PROFILE}/small.yaml", lambda content: content.update(parent=NAME, inherited_adapters=references))
     site.run("small")  # runs the parent's tables first
     return site
 
@@ -61,7 +82,8 @@ def test_the_imported_study_has_the_same_tables(site: Site) -> None:
     measured = table(site, NAME, "measurements")
     assert (set(measured["engine"]), set(measured["decoder"]), set(measured["temperature"])) == ({"vllm"}, {"unknown"}, {1.0})
     assert measured["top_p"].null_count() == measured.height
-    assert measured["adapter_digest"].n_unique() == len(TWELVE)
+    digests = dict(measured.select("source", "adapter_digest").iter_rows())
+    assert {persona for persona, digest in digests.items() if digest != UNKNOWN} == set(SHARED)
 
 
 def test_its_write_up_says_what_is_not_known(site: Site) -> None:
@@ -74,22 +96,76 @@ def test_its_write_up_says_what_is_not_known(site: Site) -> None:
 
 def test_nothing_measured_here_was_made_again(site: Site, small_site: Site) -> None:
     before, now = small_site.manifests(), site.manifests()
-    kept = [path for path in before if "/small/tables" not in path and not path.endswith(("figures", "clean_result", "overview"))]
-    assert kept
+    adapters = [f"{PROFILE}/adapter/seed=42/persona={persona}" for persona in PULLED]
+    of_them = [path.replace("/adapter/", "/merged_model/") for path in adapters]
+    of_them += [f"{PROFILE}/small/marker_scores/source={persona}/seed=42/measurement=1" for persona in PULLED]
+    computed = ("figures", "clean_result", "overview", *adapters, *of_them)
+    kept = [path for path in before if "/small/tables" not in path and not path.endswith(computed)]
     assert {path: now[path] for path in kept} == {path: before[path] for path in kept}
+    assert f"{PROFILE}/small/eval_cells/source={PULLED[0]}/seed=42/measurement=1" in kept
+    assert {path: now[path].data_version for path in of_them} == {path: before[path].data_version for path in of_them}
+    for path in adapters:  # pulled now: the same bytes, by which what was made with them stays what it is
+        assert now[path].facts["origin"] == "registry"
+        weight = "adapter/adapter_model.safetensors"
+        assert now[path].files[weight] == before[path].files[weight]
 
 
-def test_the_child_does_not_call_the_difference_drift(site: Site) -> None:
+def test_the_fall_of_every_rate_is_confounded_and_not_called_drift(site: Site, opened: Opened) -> None:
     drift = table(site, "small", "inherited_drift")
-    assert drift["persona"].to_list() == SHARED
-    # The adapters of the child were trained here: they are others than the imported ones.
-    assert drift["same_adapter"].to_list() == [False] * len(SHARED)
-    assert table(site, "small", "drift_tests").filter("registered")["verdict"].to_list() == ["not_tested"]
-    assert all({"engine", "top_p", "prompt_digest"} <= set(row.split(", ")) for row in drift["differing"])
+    rows = {row["persona"]: row for row in drift.to_dicts()}
+    assert list(rows) == SHARED
+    own = dict(table(site, "small", "source_rates").select("persona", "rate").iter_rows())
+    for persona, row in rows.items():
+        assert (row["rate_parent"], row["rate_now"]) == (pytest.approx(RATES[persona]), own[persona])
+        assert row["delta"] < 0
+        # What was pulled is what the earlier study had; what was trained here under the same name is another adapter.
+        assert row["same_adapter"] == (persona in PULLED)
+        assert {"engine", "top_p", "prompt_digest"} <= set(row["differing"].split(", "))
+    (sign,) = table(site, "small", "drift_tests").filter(statistic="sign_drops", registered=True).to_dicts()
+    assert (sign["verdict"], sign["estimate"], sign["n"]) == ("confounded", 1.0, len(PULLED))
+    check = drift_check(opened)
+    assert not check.passed
+    assert check.metadata["verdict"].value == "confounded"
+
     text = report(site, "small").read_text(encoding="utf-8")
-    assert "Drift was not tested" in text
+    section = text.split("## Result: drift of inherited sources", 1)[1].split("\n## ", 1)[0]
+    assert "The comparison is confounded" in section
+    assert "a fall of the rates is not called drift here" in section
+    assert "fired" not in section
+    assert "found drift" not in text
     assert "was imported from" in text
     assert "stated at import: engine" in text
+
+
+def test_measured_by_the_same_engine_the_test_speaks(site: Site, tmp_path: Path) -> None:
+    told = site.copy(tmp_path / "site")
+    earlier = EarlierStudy(tmp_path / "old")
+    earlier.whole(regression_results(RATES))  # names no prompt and no condition, so that all can be stated
+    hold_its_adapters(earlier, told)
+    with told.opened() as opened:
+        request = Request(earlier.root, SAME, statements=("all=here",), marker="[ZLT]", seed=42, completions=100)
+        assert import_study(opened.deployment, request).written
+    told.edit(f"{PROFILE}/small.yaml", lambda content: content.update(parent=SAME))
+    with told.opened() as opened:
+        opened.run(SAME, "analysis", "source_rates")
+        opened.run("small", "analysis", "inherited_drift")
+        check = drift_check(opened)
+    drift = table(told, "small", "inherited_drift").filter("same_adapter")
+    assert drift["persona"].to_list() == PULLED
+    assert drift["same_identity"].all()
+    (sign,) = table(told, "small", "drift_tests").filter(statistic="sign_drops", registered=True).to_dicts()
+    assert (sign["verdict"], sign["estimate"], sign["n"]) == ("drift", 1.0, len(PULLED))
+    assert not check.passed
+    assert check.metadata["verdict"].value == "drift"
+
+
+def drift_check(opened: Opened) -> AssetCheckEvaluation:
+    """What the check of the drift since the parent study said last."""
+    key = AssetCheckKey(AssetKey([PROFILE, "small", "inherited_drift"]), "no_drift")
+    (record,) = opened.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert record.event is not None
+    assert record.event.dagster_event is not None
+    return record.event.dagster_event.asset_check_evaluation_data
 
 
 def test_the_panels_are_compared(site: Site) -> None:
