@@ -14,6 +14,7 @@ from persona_assets.registry.reference import AdapterReference
 
 _STALE = 412  # the commit that it was to follow is no longer the newest one
 _PASSING = (408, 409, 425, 429)
+_REJECTED = (400, 422)  # also what a file gets that was damaged on its way: sent again it may be taken
 
 
 def commit(repo: str, folders: Mapping[str, Mapping[str, Path]], message: str) -> str:
@@ -60,8 +61,14 @@ def _passing_told(reference: AdapterReference) -> Iterator[None]:
         status = int(getattr(getattr(error, "response", None), "status_code", 0))
         if status == _STALE:
             raise RegistryUnavailableError(f"{reference}: somebody else committed meanwhile (HTTP {status}).") from error
+        said = _first_line(error)
+        if status in _REJECTED:
+            raise RegistryUnavailableError(f"{reference}: the Hub refused what was sent ({said}).") from error
         if status in _PASSING or status >= 500 or hub_failure(error) == "unreachable":
-            detail = str(error).strip().splitlines()[:1]
-            said = f"{type(error).__name__}: {detail[0]}" if detail else type(error).__name__
             raise RegistryUnavailableError(f"{reference}: the Hub does not answer as it should ({said}).") from error
         raise error from None
+
+
+def _first_line(error: BaseException) -> str:
+    detail = str(error).strip().splitlines()[:1]
+    return f"{type(error).__name__}: {detail[0]}" if detail else type(error).__name__

@@ -98,11 +98,14 @@ def test_a_commit_of_somebody_else_meanwhile_is_followed(
     assert faults(done, destination) == []
 
 
-def test_a_hub_that_fails_for_a_while_is_waited_for(hub: HubServer, destination: HubDestination, bundles: list[Bundle]) -> None:
+def test_a_hub_that_fails_or_rejects_for_a_while_is_waited_for(
+    hub: HubServer, destination: HubDestination, bundles: list[Bundle]
+) -> None:
     hub.repos[REPO] = Repo()
-    hub.fail_next = [500]
+    hub.fail_next = [500, 400]
     said: list[str] = []
     done = publish(bundles, destination, say=said.append, sleep=lambda _: None)
+    assert any("the Hub refused what was sent" in line for line in said)
     assert [each.sent for each in done] == [True, True]
     assert len(hub.repos[REPO].commits) == 2
     assert faults(done, destination) == []

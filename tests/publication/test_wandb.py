@@ -118,14 +118,22 @@ def test_an_answer_that_was_lost_does_not_make_a_second_version(
     assert faults(done, destination.registry) == []
 
 
-def test_uploads_that_break_off_are_repeated(
+def test_uploads_that_break_off_or_are_rejected_are_repeated(
     server: WandbServer, destination: WandbDestination, project: str, bundles: list[Bundle]
 ) -> None:
     server.fail("PUT /put/file.*cells.parquet", 503, times=100)
     said: list[str] = []
-    done = publish(bundles, destination, say=said.append, sleep=lambda _: server.faults.clear())
+
+    def recover(_: float) -> None:
+        """At first it answers, and rejects the bytes; then it takes them."""
+        server.faults.clear()
+        if len(said) == 2:
+            server.fail("PUT /put/file.*cells.parquet", 400, times=100)
+
+    done = publish(bundles, destination, say=said.append, sleep=recover)
     assert [each.sent for each in done] == [True, True]
     assert f"{TABLES}: {server.url} cannot be reached or does not answer as it should" in said[1]
+    assert f"{TABLES}: {server.url} cannot be reached or does not answer as it should" in said[2]
     assert server.versions(TABLES, project)[0].state == "COMMITTED"
     assert faults(done, destination.registry) == []
 
