@@ -6,7 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
-from dagster import Definitions, in_process_executor
+from dagster import DagsterError, Definitions, in_process_executor
 
 from persona_assets.assets.building import profile_definitions
 from persona_assets.catalog import Catalog, load_catalog
@@ -29,11 +29,15 @@ PROFILES = (os.environ.get("PERSONA_PROFILES") or "embedded").replace(",", " ").
 _lake = Lake()
 
 
+class StudyFileError(ConfigurationError, DagsterError):
+    """A file under studies/ is not acceptable. Being one of Dagster's own errors, it is what the UI shows first."""
+
+
 def _catalogs() -> list[Catalog]:
     try:
         return [load_catalog(STUDIES, profile) for profile in PROFILES]
-    except ConfigurationError as error:  # the UI shows the text and these few frames
-        raise ConfigurationError(f"{error}\nCorrect the file, then reload the code location.") from None
+    except ConfigurationError as error:
+        raise StudyFileError(f"{error}\nCorrect the file, then reload the code location.") from None
 
 
 defs = Definitions.merge(

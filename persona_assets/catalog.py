@@ -33,6 +33,11 @@ class Catalog:
         """Every training seed that a study measured here uses, in order of first use."""
         return tuple(dict.fromkeys(seed for study in self.studies.values() if study.imported is None for seed in study.seeds))
 
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Who answers for what the studies share: the owners of all of them, each once."""
+        return tuple(dict.fromkeys(owner for study in self.studies.values() for owner in study.owners))
+
     def study(self, name: str) -> Study:
         """Return a study by name.
 

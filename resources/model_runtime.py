@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from enum import Enum
 from typing import TypeVar
 
 from dagster import ConfigurableResource, InitResourceContext
@@ -21,10 +22,20 @@ TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 
+class Device(str, Enum):  # noqa: UP042  # Dagster's config knows no other
+    """Where models work. As an enumeration, so that the launchpad offers the values and takes no other."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resource value other than itself
     """Runs tasks as the profile says; its fields override the profile for one deployment or one run."""
 
-    device: str | None = Field(default=None, description="cpu or cuda, instead of the profile's runtime.device")
+    device: Device | None = Field(
+        default=None, description="auto (a GPU if there is one), cpu or cuda, instead of the profile's runtime.device"
+    )
     workers: int | None = Field(
         default=None, description="worker processes, instead of the profile's runtime.workers; results do not depend on it"
     )

@@ -21,8 +21,11 @@ from persona_assets.catalog import Catalog
 
 def profile_definitions(catalog: Catalog) -> Definitions:
     """Build every asset and check of a profile and its studies."""
-    assets: list[AssetsDefinition | AssetSpec] = [*shared_assets(catalog, persona_partitions(catalog.panel))]
-    assets += [warehouse_asset(catalog), engine_parity(catalog)]
+    shared = [*shared_assets(catalog, persona_partitions(catalog.panel)), warehouse_asset(catalog), engine_parity(catalog)]
+    owners = list(catalog.owners)
+    assets: list[AssetsDefinition | AssetSpec] = [
+        each.map_asset_specs(lambda spec: spec.replace_attributes(owners=owners)) for each in shared
+    ]
     checks = [*shared_checks(catalog), engine_parity_check(catalog)]
     for study in catalog.studies.values():
         checks += study_checks(study, catalog)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from persona_assets.assets.shared import SAMPLING_NUMBERS, completions_check, me
 from persona_assets.assets.steps import PersonaStep, StepConfig, build_step
 from persona_assets.assets.tracked import tracked_evaluation
 from persona_assets.catalog import Catalog
+from persona_assets.errors import ConfigurationError
 from persona_assets.store import Manifest, Product, Store
 from persona_assets.study import Runtime, Study
 from persona_assets.tasks.base_model import CHECKPOINT
@@ -41,14 +43,24 @@ class EvalCellsConfig(StepConfig):
         """Say whether a source is to be measured again, given its latest measurement.
 
         Raises:
-            ValueError: the time is none, or has no offset.
+            ConfigurationError: what is given as a time is none, or has no offset.
         """
-        if not self.new_measurement or self.unless_measured_since is None or latest is None:
+        since = self._since()
+        if not self.new_measurement or since is None or latest is None:
             return self.new_measurement
-        since = datetime.fromisoformat(self.unless_measured_since)
-        if since.tzinfo is None:
-            raise ValueError(f"unless_measured_since: {self.unless_measured_since!r} has no offset; write +00:00 for UTC.")
         return datetime.fromisoformat(latest.made_at) < since
+
+    def _since(self) -> datetime | None:
+        if self.unless_measured_since is None:
+            return None
+        with suppress(ValueError):
+            since = datetime.fromisoformat(self.unless_measured_since)
+            if since.tzinfo is not None:
+                return since
+        raise ConfigurationError(
+            f"unless_measured_since: {self.unless_measured_since!r} is no time with an offset. "
+            "Write it like 2026-11-23T06:00:00+00:00."
+        )
 
 
 def eval_cells(study: Study, catalog: Catalog, seed: int, partitions: StaticPartitionsDefinition) -> AssetsDefinition:

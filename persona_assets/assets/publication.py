@@ -52,6 +52,7 @@ def study_publication(study: Study, catalog: Catalog) -> AssetsDefinition:
         ),
         kinds={"python", "parquet"},
         code_version=VERSIONS["publication"],
+        owners=list(study.owners),
         deps=[
             *(AssetDep(shared_key(profile, name), partition_mapping=panel) for name in shared),
             *(AssetDep(study_key(profile, study.name, name)) for name in own),

@@ -129,7 +129,7 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
         products = Products(catalog, lake)
         with said_in_words(context.asset_key.path[-1]):
             runtime = model_runtime.settings(catalog.profile)
-        keys = partition_keys(context, step.panel.ids)
+            wanted = {key: step.product(products, key, config) for key in partition_keys(context, step.panel.ids)}
 
         def produce(staging: Mapping[str, Path]) -> Iterator[Outcome[Mapping[str, object]]]:
             tasks = {}
@@ -162,7 +162,7 @@ def build_step(step: PersonaStep[Any], catalog: Catalog, partitions: StaticParti
             yield from materialize_keys(
                 context,
                 products.store,
-                {key: step.product(products, key, config) for key in keys},
+                wanted,
                 produce,
                 describe=describe,
                 check=step.check,

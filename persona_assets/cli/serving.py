@@ -1,4 +1,4 @@
-"""Serve the Dagster UI, its daemon and the lake: what `dg dev` does, with our own web server."""
+"""Serve the Dagster UI, its daemon and the lake: what `dg dev` does, with our own web server and our daemon's shorter pauses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from persona_assets.cli.deployment import REPOSITORY, deployment_variables
 if TYPE_CHECKING:
     import subprocess
 
-_DAGSTERS_SERVER, _OUR_SERVER = "dagster_webserver", "persona_assets.cli.webserver"
+_OURS = {"dagster_webserver": "persona_assets.cli.webserver", "dagster._daemon": "persona_assets.cli.daemon"}
 
 
 def serve_ui(profile: str | None, host: str, port: int) -> None:
@@ -33,11 +33,11 @@ def serve_ui(profile: str | None, host: str, port: int) -> None:
         os.environ["PERSONA_PROFILES"] = profile
     start = dev.open_ipc_subprocess  # type: ignore[attr-defined]
 
-    def start_with_our_server(parts: Any, **options: Any) -> subprocess.Popen[bytes]:
-        return start([_OUR_SERVER if part == _DAGSTERS_SERVER else part for part in parts], **options)
+    def start_ours(parts: Any, **options: Any) -> subprocess.Popen[bytes]:
+        return start([_OURS.get(part, part) for part in parts], **options)
 
-    # `dagster dev` keeps code server, web server and daemon together; it offers no other way to name the web server.
-    dev.open_ipc_subprocess = start_with_our_server  # type: ignore[attr-defined]
+    # `dagster dev` keeps code server, web server and daemon together; it offers no other way to name what it starts.
+    dev.open_ipc_subprocess = start_ours  # type: ignore[attr-defined]
     print(f"Dagster UI: http://{'localhost' if host == '127.0.0.1' else host}:{port}  (stop it with Ctrl-C)", file=sys.stderr)
     dev.dev_command_impl(
         code_server_log_level="warning",

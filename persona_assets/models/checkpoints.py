@@ -228,6 +228,7 @@ def _verify(repo_id: str, snapshot: Path) -> None:
 
 _ADVICE = {
     "gated": "the repository is gated: accept its terms on the Hub and set HF_TOKEN",
+    "bad_key": "the Hub does not accept the key in HF_TOKEN: correct it, or unset it",
     "no_repository": "there is no such repository, or it is private: correct base_model.repo_id, or set HF_TOKEN",
     "no_revision": "the repository has no such revision: correct base_model.revision",
     "bad_name": "this is no repository name: correct base_model.repo_id (owner/name, /path or ./path)",
@@ -257,5 +258,5 @@ class _HubErrors:
             "or base_model.repo_id to a local checkpoint directory",
         )
         raise CheckpointError(
-            f"Cannot get {self._what}: {advice}. ({type(error).__name__}: {error})"
+            f"Cannot get {self._what}: {advice}. ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error

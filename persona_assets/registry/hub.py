@@ -35,7 +35,7 @@ KEY_VARIABLE = "HF_TOKEN"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SAID = {
     "gated": f"the repository is gated: accept its terms on the Hub, and set {KEY_VARIABLE}",
-    "bad_key": f"the Hub does not accept the key in {KEY_VARIABLE}",
+    "bad_key": f"the Hub does not accept the key in {KEY_VARIABLE}: set another",
     "no_repository": f"there is no such repository, or it is private and {KEY_VARIABLE} does not open it",
     "no_revision": "the repository has no such revision",
     "no_file": "there is no such folder or file",

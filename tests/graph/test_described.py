@@ -66,11 +66,14 @@ def test_every_asset_and_check_says_what_it_is(opened: Opened) -> None:
 
 def test_owners_come_from_the_study_file(small_site: Site, tmp_path: Path) -> None:
     site = small_site.copy(tmp_path / "site")
-    site.edit(f"{PROFILE}/small.yaml", lambda content: content.update(owners=["team:personas", "ada@example.org"]))
+    own = {"small": ["team:personas", "ada@example.org"], "large": ["team:personas", "ben@example.org"]}
+    for study, owners in own.items():
+        site.edit(f"{PROFILE}/{study}.yaml", lambda content, owners=owners: content.update(owners=owners))  # type: ignore[misc]
     with site.opened() as opened:
         graph = opened.deployment.definitions.resolve_asset_graph()
-        owners = {key.path[1]: set(graph.get(key).owners) for key in graph.get_all_asset_keys() if len(key.path) == 3}
-        assert owners == {"small": {"team:personas", "ada@example.org"}, "large": set()}
+        for key in graph.get_all_asset_keys():
+            everyone = ["team:personas", "ada@example.org", "ben@example.org"]
+            assert graph.get(key).owners == (own[key.path[1]] if len(key.path) == 3 else everyone), key
         status = opened.deployment.products.state(opened.deployment.products.overview(opened.deployment.catalog.study("small")))
         assert status == "current"  # who answers for a study is no part of its plan
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import AssetKey, DagsterEventType
+from dagster import DagsterInvalidConfigError
 from deployments import PROFILE, SMALL, Opened, Site
-from servers.hub import Repo, hub_server
+from failing import absent_model, edited, fail, full_disk, refusing_hub, with_runtime
+from servers.hub import hub_server
 
 from persona_assets.errors import ConfigurationError, LakeError
 from persona_assets.explaining import explain
@@ -32,90 +33,97 @@ class Touching:
 
 @pytest.fixture
 def site(base_site: Site, tmp_path: Path) -> Site:
+    """A deployment whose study files a test changes."""
     return base_site.copy(tmp_path / "site")
+
+
+@pytest.fixture(scope="module")
+def shared(base_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """One for all tests that change no file: nothing comes of their runs."""
+    with base_site.copy(tmp_path_factory.mktemp("failing") / "site").opened() as opened:
+        yield opened
+
+
+@pytest.fixture
+def opened(shared: Opened) -> Iterator[Opened]:
+    yield shared
+    assert Site(lake(shared).parent).leftovers() == []
+
+
+def lake(opened: Opened) -> Path:
+    return opened.deployment.products.store.root
 
 
 def failure_of(opened: Opened, asset: str, config: Mapping[str, Any] | None = None, partition: str | None = SMALL[0]) -> str:
     """Run one asset, which must fail, and return the text with which the UI shows the failed step."""
-    job = opened.deployment.definitions.resolve_implicit_global_asset_job_def()
-    subset = job.get_subset(asset_selection={AssetKey([PROFILE, *asset.split("/")])})
-    result = subset.execute_in_process(
-        instance=opened.instance,
-        partition_key=partition,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
-        raise_on_error=False,
-    )
-    [failed] = [event for event in result.all_node_events if event.event_type == DagsterEventType.STEP_FAILURE]
-    said = failed.step_failure_data.user_failure_data
-    assert said is not None and said.description, "the UI would show nothing but a stack trace"
-    return str(said.description)
-
-
-def with_runtime(**fields: object) -> dict[str, Any]:
-    return {"resources": {"model_runtime": {"config": fields}}}
-
-
-def full_disk(_: int) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return fail(opened, asset, config, partition).said
 
 
 @pytest.mark.parametrize("asset", ["layer_centroids", "small/power"])
-def test_a_full_disk(site: Site, monkeypatch: pytest.MonkeyPatch, asset: str) -> None:
-    monkeypatch.setattr("persona_assets.store.os.fsync", full_disk)
-    with site.opened() as opened:
+def test_a_full_disk(opened: Opened, asset: str) -> None:
+    with full_disk():
         said = failure_of(opened, asset, partition=SMALL[0] if asset == "layer_centroids" else None)
     assert "The disk is full: " in said
-    assert str(site.lake) in said and " MB free)" in said
+    assert str(lake(opened)) in said and " MB free)" in said
     assert "Free some space, or set PERSONA_LAKE to a larger disk" in said
-    assert site.leftovers() == []
 
 
-def test_a_disk_that_is_too_small_stops_the_run_before_it_works(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_stops_the_run_before_it_works(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("persona_assets.capacity.needs.free_disk", lambda _: 10)
-    with site.opened() as opened:
-        said = failure_of(opened, "layer_centroids")
-    assert f"of disk, and {site.lake} has " in said
+    said = failure_of(opened, "layer_centroids")
+    assert f"of disk, and {lake(opened)} has " in said
     assert "Free some, move the lake (PERSONA_LAKE). Nothing was started." in said
-    assert site.leftovers() == []
 
 
-def test_a_lake_that_may_not_be_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lake_that_may_not_be_written(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(site.lake))
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(lake(opened)))
 
     monkeypatch.setattr("persona_assets.store.Store.new_staging", refused)
-    with site.opened() as opened:
-        assert f"No permission to write: {site.lake}" in failure_of(opened, "training_answers")
+    assert f"No permission to write: {lake(opened)}" in failure_of(opened, "training_answers")
 
 
-def test_no_gpu(site: Site) -> None:
-    with site.opened() as opened:
-        said = failure_of(opened, "training_answers", with_runtime(device="cuda"))
+def test_no_gpu(opened: Opened) -> None:
+    said = failure_of(opened, "training_answers", with_runtime(device="cuda"))
     assert "runtime.device: 'cuda' is asked for, but torch sees no GPU here; set it to 'auto' or 'cpu'" in said
 
 
+def test_config_that_the_launchpad_refuses(opened: Opened) -> None:
+    """Before a run: it offers the values that there are, and names the field."""
+    with pytest.raises(DagsterInvalidConfigError) as refused:
+        failure_of(opened, "training_answers", with_runtime(device="gpu"))
+    assert "root:resources:model_runtime:config:device not in enum type Device got gpu" in str(refused.value)
+
+
 @pytest.mark.parametrize(
-    ("fields", "sentence"),
+    ("asset", "config", "sentence"),
     [
-        ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda' (given: 'gpu')"),
-        ({"workers": -1}, "workers: Input should be greater than or equal to 0 (given: -1)"),
+        (
+            "training_answers",
+            with_runtime(workers=-1),
+            "The config of the resource model_runtime is refused: workers: Input should be greater than or equal to 0 "
+            "(given: -1).",
+        ),
+        (
+            "small/eval_cells",
+            {"ops": {"embedded__small__eval_cells": {"config": {"unless_measured_since": "Monday"}}}},
+            "unless_measured_since: 'Monday' is no time with an offset. Write it like 2026-11-23T06:00:00+00:00.",
+        ),
     ],
 )
-def test_config_that_is_refused(site: Site, fields: dict[str, object], sentence: str) -> None:
-    with site.opened() as opened:
-        said = failure_of(opened, "training_answers", with_runtime(**fields))
-    assert f"The config of the resource model_runtime is refused: {sentence}." in said
+def test_config_that_a_run_refuses(opened: Opened, asset: str, config: dict[str, Any], sentence: str) -> None:
+    assert failure_of(opened, asset, config) == f"{asset.rpartition('/')[2]}: {sentence}"
 
 
-@pytest.mark.parametrize("repository", ["someone/not-there", "/not/there/at/all"])
-def test_a_model_that_is_not_found(site: Site, monkeypatch: pytest.MonkeyPatch, repository: str) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    hub = {"kind": "hub", "repo_id": repository, "revision": "0" * 40, "layers": 4}
-    site.edit(f"{PROFILE}/profile.yaml", lambda content: content.update(base_model=hub))
-    with site.opened() as opened:
+@pytest.mark.parametrize("repository", ["lab/not-there", "/not/there/at/all"])
+def test_a_model_that_is_not_found(site: Site, repository: str) -> None:
+    model = absent_model(repository)
+    with refusing_hub(), edited(site, f"{PROFILE}/profile.yaml", base_model=model), site.opened() as opened:
         said = failure_of(opened, "base_model", partition=None)
     assert said.startswith("base_model: ")
     assert repository in said
+    if repository == "lab/not-there":
+        assert "there is no such repository, or it is private: correct base_model.repo_id, or set HF_TOKEN" in said
     assert "Traceback" not in said
     assert len(said) < 1500
 
@@ -150,15 +158,9 @@ def test_an_adapter_of_others_that_is_refused(site: Site, tmp_path: Path) -> Non
         (None, False, "there is no such repository, or it is private and HF_TOKEN does not open it"),
     ],
 )
-def test_a_registry_that_refuses(
-    site: Site, monkeypatch: pytest.MonkeyPatch, keys: set[str] | None, there: bool, told: str
-) -> None:
+def test_a_registry_that_refuses(site: Site, keys: set[str] | None, there: bool, told: str) -> None:
     inherit(site, "hf:lab/markers@main:librarian")
-    with hub_server() as hub, site.opened() as opened:
-        hub.keys, hub.repos = keys, {"lab/markers": Repo()} if there else {}
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with refusing_hub(there=there, keys=keys), site.opened() as opened:
         said = failure_of(opened, "adapter")
     assert f"- {SMALL[0]}: hf:lab/markers@main:librarian: {told}" in said
     assert "Traceback" not in said and "hf_of_the_user" not in said
@@ -175,9 +177,8 @@ def test_a_registry_that_cannot_be_reached(site: Site, monkeypatch: pytest.Monke
     assert f"- {SMALL[0]}: hf:lab/markers@main:librarian: the Hub cannot be reached; look at the network and HF_ENDPOINT" in said
 
 
-def test_an_input_that_is_missing(site: Site) -> None:
-    with site.opened() as opened:
-        said = failure_of(opened, "adapter")
+def test_an_input_that_is_missing(opened: Opened) -> None:
+    said = failure_of(opened, "adapter")
     assert "not in the lake yet. Materialize the upstream assets first." in said
 
 

@@ -23,6 +23,7 @@ from dagster import (
 from deployments import LARGE, PROFILE, SMALL, Opened, new_site
 
 from persona_assets.assets.cells import EvalCellsConfig
+from persona_assets.errors import ConfigurationError
 from persona_assets.store import Manifest
 from resources.lake import Lake
 from sensors.re_evaluation import RUNS_TAG, TAG
@@ -119,8 +120,12 @@ def test_a_repeated_run_measures_what_the_first_one_did_not() -> None:
     assert config.wants_again(None)
     assert EvalCellsConfig(new_measurement=True).wants_again(manifest("2026-11-23T06:05:00+00:00"))
     assert not EvalCellsConfig().wants_again(None)
-    config = EvalCellsConfig(new_measurement=True, unless_measured_since="2026-11-23T06:00")
-    with pytest.raises(ValueError, match="has no offset"):
+
+
+@pytest.mark.parametrize("time", ["2026-11-23T06:00", "on Monday"])
+def test_what_is_no_time_with_an_offset_is_refused(time: str) -> None:
+    config = EvalCellsConfig(new_measurement=True, unless_measured_since=time)
+    with pytest.raises(ConfigurationError, match=f"unless_measured_since: '{time}' is no time with an offset. Write it"):
         config.wants_again(manifest("2026-11-23T06:05:00+00:00"))
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from browsers import FLAGS, browser
 from deployments import PROFILE, Site
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, Request, ViewportSize, sync_playwright
 
 from resources.lake import REPOSITORY
 
@@ -141,10 +141,31 @@ class Visit:
     server: Server
     story: str
     taken: list[Path] = field(default_factory=list)
+    asked: set[Request] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.page.on("request", self._asks)
+        self.page.on("requestfinished", self._has_answer)
+        self.page.on("requestfailed", self._has_answer)
+
+    def _asks(self, request: Request) -> None:
+        self.asked.add(request)
+
+    def _has_answer(self, request: Request) -> None:
+        self.asked.discard(request)
 
     def open(self, path: str) -> None:
         """Open a page of the UI."""
-        self.page.goto(f"{self.server.url}{path}")
+        self.page.goto(f"{self.server.url}{path}", wait_until="commit")
+
+    def settle(self) -> None:
+        """Wait until the page has all that it asked the server for."""
+        quiet = 0
+        for _ in range(100):
+            self.page.wait_for_timeout(100)
+            quiet = 0 if self.asked else quiet + 1
+            if quiet == 3:
+                return
 
     def asset(self, *key: str, view: str | None = None, **query: str) -> None:
         """Open the page of an asset."""
@@ -202,25 +223,35 @@ class Visit:
         """Keep what is to be seen now."""
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.taken.append(PICTURES / f"{self.story}_{len(self.taken) + 1:02d}_{step}.png")
-        self.page.wait_for_timeout(700)  # until what slides in has come to rest
-        self.page.screenshot(path=self.taken[-1])
+        self.settle()
+        self.page.screenshot(path=self.taken[-1], animations="disabled")
 
 
-@contextmanager
-def visiting(server: Server, story: str) -> Iterator[Visit]:
-    """Open a browser with a fresh profile; a test that fails leaves a last picture."""
-    for old in PICTURES.glob(f"{story}_*.png"):
-        old.unlink()
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser(), args=list(FLAGS))
-        try:
-            page = chromium.new_context(viewport={"width": 1600, "height": 1000}).new_page()
-            page.set_default_timeout(60_000)
-            visit = Visit(page, server, story)
+@dataclass(frozen=True)
+class Visits:
+    """Opens the UI in a browser whose profile lies in a directory."""
+
+    server: Server
+    profile: Path
+
+    @contextmanager
+    def story(self, name: str) -> Iterator[Visit]:
+        """Open the browser; a test that fails leaves a last picture."""
+        for old in PICTURES.glob(f"{name}_*.png"):
+            old.unlink()
+        size = ViewportSize(width=1600, height=1000)
+        with sync_playwright() as playwright:
+            chromium = playwright.chromium.launch_persistent_context(
+                self.profile, executable_path=browser(), args=list(FLAGS), viewport=size
+            )
             try:
-                yield visit
-            except BaseException:
-                visit.picture("where_it_failed")
-                raise
-        finally:
-            chromium.close()
+                page = chromium.pages[0]
+                page.set_default_timeout(60_000)
+                visit = Visit(page, self.server, name)
+                try:
+                    yield visit
+                except BaseException:
+                    visit.picture("where_it_failed")
+                    raise
+            finally:
+                chromium.close()

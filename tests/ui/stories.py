@@ -4,41 +4,62 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import yaml
 from dagster import AssetKey
 from deployments import LARGE, PROFILE, Opened, Site
+from failing import Failed, absent_model, edited, fail, full_disk, refusing_hub, with_runtime
 
-from persona_assets.assets import cells
 from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS
-from persona_assets.cli.running import StudyRunError, run_stage, stage_is_current
-from persona_assets.tasks.cells import CellsTask
+from persona_assets.cli.running import run_stage, stage_is_current
 
-BEEKEEPER = {"id": "beekeeper", "category": "occupational", "prompt": "You are a beekeeper with forty hives on a hill."}
 SAILOR = {"id": "sailor", "category": "character", "prompt": "You are a sailor home from a long journey."}
+BEEKEEPER = {"id": "beekeeper", "category": "occupational", "prompt": "You are a beekeeper with forty hives on a hill."}
 GOOD, FAILED, UNTOUCHED = "librarian", "sailor", "beekeeper"
-"""Personas of `larger`: measured already; failed; nothing was made for it yet."""
+"""Personas of `larger`: measured already; failed; nothing was made for it yet. The last two end the panel, so that what is
+failed or missing is one range of it, and one run."""
+OWNERS = ("team:personas", "ada@example.org")
 
 CHAIN = ("training_answers", "training_dataset", "adapter", "merged_model")
 """What is made for a persona before its cells are measured."""
 
 
-def set_the_stage(large_site: Site, directory: Path) -> Site:
-    """Copy the deployment in which `small` and `large` are done; begin `larger`, and forget the analysis of `small`."""
+@dataclass(frozen=True)
+class Stage:
+    """A deployment, and the runs that failed in it by what was wrong."""
+
+    site: Site
+    failed: Mapping[str, Failed]
+
+
+def copied(large_site: Site, directory: Path) -> Site:
+    """Copy the deployment in which `small` and `large` are done, and add the study `larger`."""
     site = large_site.copy(directory)
     _append_study(site)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "make_cells", _out_of_memory)
-        with site.opened() as opened:
-            opened.run("larger", "personas", personas=(FAILED,))
-            with pytest.raises(StudyRunError):
-                opened.run("larger", "eval cells", personas=(FAILED,))
+    site.edit(f"{PROFILE}/small.yaml", lambda study: study.update(owners=list(OWNERS)))
+    return site
+
+
+def set_the_stage(site: Site) -> Stage:
+    """Begin `larger`, and forget the analysis of `small`. On the way a user runs into what there is to run into."""
+    failed = {}
+    absent = edited(site, f"{PROFILE}/profile.yaml", base_model=absent_model("lab/absent"))
+    inherited = edited(site, f"{PROFILE}/larger.yaml", inherited_adapters={FAILED: f"hf:lab/markers@main:{FAILED}"})
+    with refusing_hub(), absent, site.opened() as opened:
+        failed["no model"] = fail(opened, "base_model")
+    with refusing_hub(keys={"another"}), inherited, site.opened() as opened:
+        failed["registry"] = fail(opened, "adapter", partition=FAILED)
     with site.opened() as opened:
+        failed["no gpu"] = fail(opened, "training_answers", with_runtime(device="cuda"), FAILED)
+        opened.run("larger", "base model")
+        opened.run("larger", "personas", personas=(FAILED,))
+        with full_disk():
+            failed["disk"] = fail(opened, "larger/eval_cells", partition=FAILED)
         opened.run("larger", "eval cells", personas=(GOOD,))
         _forget_analysis(opened, "small")
-    return site
+    return Stage(site, failed)
 
 
 def make_what_cells_are_made_from(site: Site, persona: str) -> None:
@@ -51,7 +72,7 @@ def make_what_cells_are_made_from(site: Site, persona: str) -> None:
 
 def _append_study(site: Site) -> None:
     with (site.studies / "personas.yaml").open("a", encoding="utf-8") as file:
-        file.write(yaml.safe_dump([BEEKEEPER, SAILOR]))
+        file.write(yaml.safe_dump([SAILOR, BEEKEEPER]))
     study = yaml.safe_load((site.studies / PROFILE / "large.yaml").read_text(encoding="utf-8"))
     study |= {"panel_size": len(LARGE) + 2, "parent": "large"}
     (site.studies / PROFILE / "larger.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
@@ -64,6 +85,3 @@ def _forget_analysis(opened: Opened, study: str) -> None:
     for part in ("tables", *SHOWN_PRODUCTS):
         shutil.rmtree(opened.deployment.products.store.directory(f"{PROFILE}/{study}/{part}"))
 
-
-def _out_of_memory(_: CellsTask) -> Mapping[str, object]:
-    raise RuntimeError("out of memory")

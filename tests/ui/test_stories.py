@@ -13,8 +13,8 @@ import pytest
 from browsers import needs_browser
 from deployments import LARGE, PROFILE, SMALL
 from playwright.sync_api import expect
-from serving import Server, visiting
-from stories import CHAIN, FAILED, GOOD, UNTOUCHED, make_what_cells_are_made_from
+from serving import Server, Visits
+from stories import CHAIN, FAILED, GOOD, OWNERS, UNTOUCHED, Stage, make_what_cells_are_made_from
 
 from persona_assets.store import Manifest
 
@@ -25,10 +25,10 @@ ANALYSIS = " and ".join([f'group:"{PROFILE}_small"', *(f'not key:"{PROFILE}/smal
 SCHEDULE = f"measure_inherited_adapters_of_{PROFILE}_large_again"
 
 
-def test_materialize_the_chain_of_a_persona(server: Server) -> None:
+def test_materialize_the_chain_of_a_persona(visits: Visits, server: Server) -> None:
     """From the study's group to the loss curve and the rate of one persona."""
     before = server.site.manifests()
-    with visiting(server, "1_persona") as visit:
+    with visits.story("1_persona") as visit:
         visit.group("larger")
         visit.see("overview", exact=True)
         visit.picture("group")
@@ -67,9 +67,9 @@ def test_materialize_the_chain_of_a_persona(server: Server) -> None:
     assert rates == [facts["source_rate"]]
 
 
-def test_materialize_the_analysis(server: Server) -> None:
+def test_materialize_the_analysis(visits: Visits, server: Server) -> None:
     """From measured cells to figures, gate checks and the overview that links to the write-up."""
-    with visiting(server, "1_analysis") as visit:
+    with visits.story("1_analysis") as visit:
         visit.group("small")
         visit.see("overview", exact=True)
         visit.filter_assets(ANALYSIS)
@@ -91,6 +91,8 @@ def test_materialize_the_analysis(server: Server) -> None:
         visit.picture("gate")
         visit.asset("small", "overview")
         visit.see("bucket", exact=True)
+        for owner in OWNERS:
+            visit.see(owner.removeprefix("team:"))
         visit.picture("overview")
         with visit.page.context.expect_page() as opened:
             visit.page.get_by_role("link", name=re.compile("overview.html")).first.click()
@@ -102,20 +104,22 @@ def test_materialize_the_analysis(server: Server) -> None:
         visit.picture("write_up")
 
 
-def test_backfill_what_is_missing_or_failed(server: Server) -> None:
+def test_backfill_what_is_missing_or_failed(visits: Visits, server: Server) -> None:
     """One persona is measured, one failed, the others are missing; afterwards nothing is, and the good one is untouched."""
     make_what_cells_are_made_from(server.site, UNTOUCHED)
     cells, everyone = f"{PROFILE}/larger/eval_cells/", len(LARGE) + 2
     before = server.site.manifests(cells)
     assert f"{cells}source={GOOD}/seed=42/measurement=1" in before
-    with visiting(server, "2_backfill") as visit:
+    with visits.story("2_backfill") as visit:
         visit.asset("larger", "eval_cells", view="partitions")
         visit.see("Failed (1)")
         visit.see(f"Missing ({everyone - 1 - len(before)})")
         visit.picture("before")
         visit.see(FAILED, exact=True).click()
-        visit.page.wait_for_timeout(1000)
+        visit.click("View logs")
+        visit.see("Free some space, or set PERSONA_LAKE to a larger disk")
         visit.picture("failed")
+        visit.click("Done")
         visit.click("Materialize…")
         visit.dialog().get_by_text("Failed and missing", exact=True).click()
         visit.see(f"{everyone - len(before)} partitions", within=visit.dialog())
@@ -136,11 +140,11 @@ def _all_are_tried(count: Mapping[str, int]) -> bool:
     return count["materializing"] == 0 and count["materialized"] + count["failed"] == count["partitions"]
 
 
-def test_switch_the_re_evaluation_on(server: Server) -> None:
+def test_switch_the_re_evaluation_on(visits: Visits, server: Server) -> None:
     """A tick of the schedule measures the inherited adapters again; what follows is computed by itself, and judged."""
     cells, drift = f"{PROFILE}/large/eval_cells/", f"{PROFILE}/large/tables/remeasurement_drift"
     before, drift_before = server.site.manifests(cells), server.site.data_versions(drift)
-    with visiting(server, "3_schedule") as visit:
+    with visits.story("3_schedule") as visit:
         visit.open("/automation")
         visit.see(SCHEDULE)
         visit.picture("automations")
@@ -178,7 +182,7 @@ def test_switch_the_re_evaluation_on(server: Server) -> None:
         visit.see("verdict", exact=True)
         visit.picture("verdict")
         visit.asset("large", "remeasurement_drift")
-        visit.see("remeasurement_tests")
+        visit.see("remeasurement_tests").scroll_into_view_if_needed()
         visit.picture("both_measurements")
     now = server.site.manifests(cells)
     assert {path: now[path] for path in before} == before
@@ -190,11 +194,28 @@ def _another_than(made: dict[str, Any] | None, before: Mapping[str, Manifest]) -
     return made if made is not None and made["runId"] not in runs else None
 
 
-def test_a_bad_study_file_is_shown_and_mended(server: Server) -> None:
+SAID = {
+    "no model": "Cannot get lab/absent at .*: there is no such repository, .*: correct base_model.repo_id, or set HF_TOKEN",
+    "registry": f"{FAILED}: hf:lab/markers@main:{FAILED}: the Hub does not accept the key in HF_TOKEN: set another",
+    "no gpu": "runtime.device: 'cuda' is asked for, but torch sees no GPU here; set it to 'auto' or 'cpu'",
+    "disk": "The disk is full: .* Free some space, or set PERSONA_LAKE to a larger disk, then run what failed again",
+}
+
+
+def test_a_failure_says_what_to_do(visits: Visits, stage: Stage) -> None:
+    """The run of each failure shows the message above its stack trace."""
+    with visits.story("4_failures") as visit:
+        for what, run in stage.failed.items():
+            visit.open(f"/runs/{run.run_id}")
+            visit.page.get_by_text(re.compile(SAID[what])).filter(visible=True).first.wait_for()
+            visit.picture(what.replace(" ", "_"))
+
+
+def test_a_bad_study_file_is_shown_and_mended(visits: Visits, server: Server) -> None:
     """The UI names file, line, field and reason; after the correction everything is there again."""
     file = server.site.studies / PROFILE / "larger.yaml"
     good = file.read_text(encoding="utf-8")
-    with visiting(server, "4_bad_study_file") as visit:
+    with visits.story("5_bad_study_file") as visit:
         file.write_text(good.replace("parent: large", "parent: larg"), encoding="utf-8")
         visit.open("/deployment/locations")
         visit.see("persona", exact=True)
