@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 # Files go to the workers in the order of tests/conftest.py.
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test check ui clean browser vllm
+.PHONY: demo test check types fast-tests ui clean browser vllm
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -49,7 +49,12 @@ browser:
 
 check: $(STAMP) ## Lint, types and the fast tests
 	@$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory -j 2 types fast-tests
+
+types: $(STAMP)
 	@$(BIN)/mypy
+
+fast-tests: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 $(PARALLEL) -m "not slow"
 
 ui: $(STAMP) ## Serve the Dagster UI on what the demo made, at http://localhost:3000

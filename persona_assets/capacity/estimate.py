@@ -16,7 +16,6 @@ from persona_assets.study import Profile, Study
 
 _CHARACTERS_PER_TOKEN = 4.0
 _TEMPLATE_TOKENS = 15
-HOUR = 3600.0
 
 
 @dataclass(frozen=True)

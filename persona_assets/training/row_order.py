@@ -21,7 +21,7 @@ class _IntoRows(torch.autograd.Function):  # type: ignore[misc]
         return tokens.index_select(0, packed.gather)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         # No real token attends to padding, so nothing is lost with the padding's gradient.
         return gradient.index_select(0, ctx.packed.scatter), None
 
@@ -33,7 +33,7 @@ class _OutOfRows(torch.autograd.Function):  # type: ignore[misc]
         return places.index_select(0, packed.scatter)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         rows = gradient.index_select(0, ctx.packed.gather)
         shape = (-1, *[1] * (rows.ndim - 1))
         return rows.masked_fill_(ctx.packed.padding.view(shape), 0.0), None

@@ -9,6 +9,7 @@ from persona_assets.capacity.shape import QWEN2_5_7B, DecoderShape
 SMALL = DecoderShape(layers=3, hidden_size=32, mlp_size=48, heads=4, kv_heads=2, vocabulary_size=300)
 
 
+@pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_those_of_the_model(tied: bool) -> None:
     import torch

@@ -22,6 +22,8 @@ from persona_assets.cli.importing import Outcome, Request, conditions_here, impo
 from persona_assets.errors import ConfigurationError, LakeError
 from persona_assets.imported import IMPORTED_TABLES
 
+pytestmark = pytest.mark.slow
+
 NAME = "earlier"
 
 

@@ -17,6 +17,8 @@ from persona_assets.models.loading import load_model, load_tokenizer
 from persona_assets.models.merging import merge_adapter
 from persona_assets.study import Runtime, SamplingSettings
 
+pytestmark = pytest.mark.slow
+
 SAMPLING = SamplingSettings(max_new_tokens=16)
 PROMPTS = [Prompt(f"You are persona {n}.", "How do I bake bread?", (10 * n, 10 * n + 1, 10 * n + 2)) for n in range(6)]
 PROBES = (("You are a librarian.", "What do you read?"),)

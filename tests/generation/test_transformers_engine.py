@@ -20,6 +20,8 @@ from persona_assets.study import SamplingSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+pytestmark = pytest.mark.slow
+
 DECODERS: tuple[DecoderName, ...] = ("module", "shared_prefix")
 SAMPLING = SamplingSettings(top_p=0.95, max_new_tokens=24)
 GREEDY = SamplingSettings(temperature=0.0, top_p=1.0, max_new_tokens=24)
@@ -55,7 +57,6 @@ def test_completions_come_in_order_with_their_seeds(
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
 
 
-@pytest.mark.slow
 def test_completion_does_not_depend_on_its_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoder: DecoderName
 ) -> None:
@@ -91,7 +92,6 @@ def test_decoders_draw_the_same_tokens(tokenizer: PreTrainedTokenizerBase, shape
     assert len({completion.n_tokens for completion in drawn[0]}) > 3  # rows left the batch at different times
 
 
-@pytest.mark.slow
 def test_greedy_is_generate_of_transformers(tokenizer: PreTrainedTokenizerBase, decoder: DecoderName) -> None:
     reasons: Counter[str] = Counter()
     for seed in (7, 21, 22, 23, 24, 25):
@@ -119,7 +119,6 @@ def test_module_decoder_fits_other_architectures(tokenizer: PreTrainedTokenizerB
     assert [list(c.token_ids) for c in drawn] == [generate(model, tokenizer, prompt) for prompt in prompts]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [1.1, 0.9])
 def test_greedy_with_a_repetition_penalty_is_generate_of_transformers(
     tokenizer: PreTrainedTokenizerBase, decoder: DecoderName, penalty: float

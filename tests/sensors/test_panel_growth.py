@@ -14,6 +14,8 @@ from deployments import LARGE, PROFILE, SMALL, Opened, Site, new_site
 from persona_assets.store import MANIFEST, Manifest, Product
 from resources.lake import Lake
 
+pytestmark = pytest.mark.slow
+
 SENSOR = "complete_embedded_small_when_its_panel_grows"
 NEW = LARGE[len(SMALL) :]
 

@@ -28,6 +28,8 @@ from persona_assets.store import Manifest
 from resources.lake import Lake
 from sensors.re_evaluation import RUNS_TAG, TAG
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = "measure_inherited_adapters_of_embedded_large_again"
 CELLS = AssetKey([PROFILE, "large", "eval_cells"])
 TICK = datetime(2026, 11, 23, 6, tzinfo=UTC)

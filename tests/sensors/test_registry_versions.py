@@ -16,6 +16,8 @@ from resources.adapter_registry import AdapterRegistry
 from resources.lake import Lake
 from sensors.re_evaluation import RUNS_TAG, TAG
 
+pytestmark = pytest.mark.slow
+
 SENSOR = "follow_registries_of_embedded_small"
 PULLED = SMALL[1:3]
 

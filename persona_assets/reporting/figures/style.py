@@ -25,7 +25,7 @@ _LONGEST_NAME = 26
 ROW = 8.8 / 72  # inches between rows of text: FONT and some air
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY, LIGHT, PALE = "#666666", "#BBBBBB", "#EBEBEB"
 
 CATEGORY_COLOUR = {"occupational": BLUE, "character": VERMILION, "generic_helper": GREEN}
@@ -64,7 +64,7 @@ def styled() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC | {"font.family": font_family()})  # type: ignore[arg-type]  # wants literal keys
+        matplotlib.rcParams.update(_RC | {"font.family": font_family()})
         yield
 
 
