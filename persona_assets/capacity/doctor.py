@@ -19,6 +19,8 @@ from packaging.version import Version
 
 from persona_assets.capacity.devices import driver_version
 from persona_assets.capacity.needs import asset_needs, free_disk, gib, hub_client_cache
+from persona_assets.registry.base import RegistryError
+from persona_assets.registry.files import anything_there
 from persona_assets.registry.reference import AdapterReference
 from persona_assets.study import HubBase, Profile
 
@@ -231,12 +233,17 @@ def registry_addresses(references: Iterable[AdapterReference]) -> dict[str, str]
 
 
 def reach(address: str) -> tuple[bool, str]:
-    """Ask an address whether it answers; a directory whether it is there.
+    """Ask an address whether it answers; a directory, here or in a store that fsspec opens, whether it is there.
 
     Returns:
         Whether it does, and what was seen.
     """
     parts = urlsplit(address)
+    if parts.scheme not in ("", "file", "http", "https"):
+        try:
+            return (True, "is there") if anything_there(AdapterReference("file", address)) else (False, "there is nothing")
+        except RegistryError as error:
+            return False, str(error)
     if parts.scheme not in ("http", "https"):
         place = Path(parts.path if parts.scheme == "file" else address).expanduser()
         return (True, "is there") if place.is_dir() else (False, "is no directory")

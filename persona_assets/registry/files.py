@@ -83,6 +83,17 @@ class FileRegistry:
         return [info.get("size"), said]
 
 
+def anything_there(reference: AdapterReference) -> bool:
+    """Say whether a place that fsspec opens exists.
+
+    Raises:
+        RegistryError: in one sentence: its store cannot be reached, or does not allow it.
+    """
+    with _told(reference):
+        system, root = _opened(reference)
+        return bool(system.exists(root))
+
+
 def _local_state(path: Path) -> list[object]:
     status = path.lstat()
     # A link, or something without an end, is the gate's to refuse: it is not followed here.

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from persona_assets.capacity import doctor
@@ -116,6 +117,19 @@ def test_the_registries_of_inherited_adapters_are_those_asked(monkeypatch: pytes
         "adapters on the hub": "https://mirror.example",
         "adapters in Weights & Biases": "https://api.wandb.ai",
     }
+
+
+def test_a_store_is_asked_whether_the_place_is_there() -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/n12/librarian/adapter_config.json", b"{}")
+    try:
+        assert reach("memory://bucket/n12/librarian") == (True, "is there")
+        assert reach("memory://bucket/n12/nobody") == (False, "there is nothing")
+    finally:
+        system.rm("/bucket", recursive=True)
+    reached, said = reach("nosuch://bucket/x")
+    assert not reached
+    assert "nosuch" in said
 
 
 def test_an_address_where_nobody_listens() -> None:
