@@ -3,6 +3,7 @@
 # No postponed annotations here: Dagster reads the types off the functions when they are defined.
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 
 from dagster import (
     AssetKey,
@@ -19,7 +20,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from persona_assets.assets.partitions import seeded, shared_key
 from persona_assets.assets.products import Products
 from persona_assets.hashing import sha256_json
-from persona_assets.registry.base import RegistryError
+from persona_assets.registry.base import Registry, RegistryError, RegistryUnavailableError
+from persona_assets.registry.reference import Scheme
 from persona_assets.study import Study
 from resources.adapter_registry import AdapterRegistry
 from resources.lake import Lake
@@ -67,20 +69,29 @@ def versions_sensor(jobs: StudyJobs, shared: UnresolvedAssetJobDefinition) -> Se
 def _changed(
     context: SensorEvaluationContext, study: Study, products: Products, registry: AdapterRegistry
 ) -> Iterator[tuple[Key, str]]:
-    """Pulled adapters whose registry has another digest now, with that digest."""
-    for persona, seed in moving(study):
-        manifest = products.store.manifest(products.adapter(persona, seed).path)
-        if manifest is None:  # not pulled yet: whoever runs the study pulls it
-            continue
-        reference = study.inherited_adapters[persona, seed]
-        try:
-            with registry.opened(reference) as opened:
-                digest = opened.resolve(reference).digest
-        except RegistryError as error:
-            context.log.warning(f"{reference}: {error}")
-            continue
-        if digest != manifest.facts.get("registry_digest"):
-            yield (persona, seed), digest
+    """Pulled adapters whose registry has another digest now, with that digest.
+
+    A tick has a minute: each kind of registry is opened once, and a service that does not answer is asked once.
+    """
+    silent: set[Scheme] = set()
+    with ExitStack() as stack:
+        opened: dict[Scheme, Registry] = {}
+        for persona, seed in moving(study):
+            manifest = products.store.manifest(products.adapter(persona, seed).path)
+            reference = study.inherited_adapters[persona, seed]
+            if manifest is None or reference.scheme in silent:  # not pulled yet: whoever runs the study pulls it
+                continue
+            if reference.scheme not in opened:
+                opened[reference.scheme] = stack.enter_context(registry.opened(reference))
+            try:
+                digest = opened[reference.scheme].resolve(reference).digest
+            except RegistryError as error:
+                context.log.warning(f"{reference}: {error}")
+                if isinstance(error, RegistryUnavailableError) and reference.scheme != "file":  # each is a place of its own
+                    silent.add(reference.scheme)
+                continue
+            if digest != manifest.facts.get("registry_digest"):
+                yield (persona, seed), digest
 
 
 def _pulls(jobs: StudyJobs, job: str, changed: Mapping[Key, str], products: Products) -> list[RunRequest]:

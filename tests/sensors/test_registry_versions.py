@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from dagster import DagsterRunStatus, RunRequest, SensorResult, SkipReason, build_sensor_context
 from deployments import PROFILE, SMALL, Opened, Site, new_site
 
+from persona_assets.registry.base import Registry, RegistryUnavailableError, Resolved
+from persona_assets.registry.hub import HubRegistry
+from persona_assets.registry.opening import RegistrySettings, open_registry
+from persona_assets.registry.reference import AdapterReference, Scheme
 from persona_assets.store import MANIFEST, Manifest
 from resources.adapter_registry import AdapterRegistry
 from resources.lake import Lake
@@ -146,6 +151,35 @@ def test_an_unreachable_registry_is_said_and_stops_nothing(site: Site, opened: O
     (request,) = ask(opened)
     assert isinstance(request, RunRequest)
     assert request.tags["dagster/asset_partition_range_start"] == PULLED[1]
+
+
+def test_a_registry_is_opened_once_and_a_service_that_is_silent_asked_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick has a minute, and starting the client of a service takes seconds."""
+    started: list[str] = []
+
+    def counting(scheme: Scheme, settings: RegistrySettings) -> AbstractContextManager[Registry]:
+        started.append(scheme)
+        return open_registry(scheme, settings)
+
+    def silent(_: HubRegistry, reference: AdapterReference) -> Resolved:
+        started.append(str(reference))
+        raise RegistryUnavailableError("the Hub is away.")
+
+    monkeypatch.setattr("resources.adapter_registry.open_registry", counting)
+    monkeypatch.setattr(HubRegistry, "resolve", silent)
+    upload(site, PULLED[0], "second")
+    upload(site, PULLED[1], "second")
+    with site.opened() as opened:
+        (request,) = ask(opened)
+        assert isinstance(request, RunRequest)
+        assert request.tags["dagster/asset_partition_range_end"] == PULLED[1]
+    assert started == ["file"]
+    on_hub = {"reference": "hf:lab/markers@main:{persona}", "personas": list(PULLED)}
+    for study in ("small", "large"):
+        site.edit(f"{PROFILE}/{study}.yaml", lambda content: content.update(inherited_adapters=on_hub))
+    with site.opened() as opened:
+        assert ask(opened) == "The registries have no adapter for small that was not pulled and measured."
+    assert started == ["file", "hf", f"hf:lab/markers@main:{PULLED[0]}"]
 
 
 def test_it_waits_for_runs_in_progress(site: Site, opened: Opened) -> None:
