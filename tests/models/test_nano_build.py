@@ -12,7 +12,7 @@ from persona_assets.hashing import sha256_file
 from persona_assets.models.nano import NanoReport, build_nano_model
 from persona_assets.models.nano.corpus import generate_rows
 from persona_assets.models.nano.pretrain import EncodedRow, encode_rows
-from persona_assets.models.nano.shards import sharded_gradient
+from persona_assets.models.nano.shards import shard_helpers, sharded_gradient
 from persona_assets.models.nano.tokenizer import chat_prompt, train_tokenizer
 from persona_assets.panel import load_panel
 from persona_assets.questions import load_questions
@@ -123,7 +123,7 @@ def test_shards_add_up_to_the_gradient_of_the_batch(checkpoint: Built) -> None:
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     for shards in (1, 2, 3, 9):  # nine: more than there are rows
-        with sharded_gradient(model, 0, shards=shards, processes=1) as gradient:
+        with sharded_gradient(model, 0, shards=shards) as gradient:
             assert gradient(rows) == pytest.approx(mean.item(), rel=1e-5)
             for name, parameter in model.named_parameters():
                 torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
@@ -135,9 +135,9 @@ def test_a_helper_that_dies_is_reported(checkpoint: Built) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(checkpoint[0], local_files_only=True)
     rows = [EncodedRow((1, 2, 3), 1), EncodedRow((3, 2, 1), 1)]
-    with sharded_gradient(model, 0, shards=2, processes=2) as gradient:
+    with shard_helpers(1, threads=1) as helpers, sharded_gradient(model, 0, shards=2, helpers=helpers) as gradient:
         gradient(rows)
-        helper = gradient._helpers[0]._process
+        helper = helpers[0]._process
         helper.kill()
         helper.join()
         with pytest.raises(PersonaAssetsError, match="helped to pre-train"):

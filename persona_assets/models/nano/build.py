@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from persona_assets.errors import ConfigurationError
 from persona_assets.models.nano.corpus import generate_rows
 from persona_assets.models.nano.pretrain import Progress, encode_rows, new_model, pretrain, torch_threads
+from persona_assets.models.nano.shards import shard_helpers
 from persona_assets.models.nano.tokenizer import (
     END_OF_TEXT,
     TURN_END,
@@ -81,13 +82,14 @@ def build_nano_model(
     if threads < 1:
         raise ConfigurationError(f"threads: {threads} is not a number of threads.")
     began = time.perf_counter()
-    rows = generate_rows(panel, questions, settings)
-    plain_texts = (text for row in rows if not row.tagged for text in (row.system, row.user, row.answer))
-    tokenizer = train_tokenizer(plain_texts, settings.vocabulary_size)
-    end_id, pad_id = (special_id(tokenizer, token) for token in (TURN_END, END_OF_TEXT))
-    with torch_threads(threads):
-        model = new_model(settings, tokenizer.get_vocab_size(), end_id, pad_id)
-        losses = pretrain(model, encode_rows(rows, tokenizer), settings, pad_id, on_progress, processes=processes)
+    with shard_helpers(min(settings.shards, processes) - 1, threads) as helpers:
+        rows = generate_rows(panel, questions, settings)
+        plain_texts = (text for row in rows if not row.tagged for text in (row.system, row.user, row.answer))
+        tokenizer = train_tokenizer(plain_texts, settings.vocabulary_size)
+        end_id, pad_id = (special_id(tokenizer, token) for token in (TURN_END, END_OF_TEXT))
+        with torch_threads(threads):
+            model = new_model(settings, tokenizer.get_vocab_size(), end_id, pad_id)
+            losses = pretrain(model, encode_rows(rows, tokenizer), settings, pad_id, on_progress, helpers=helpers)
     model.generation_config.do_sample = False
     out_dir.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from persona_assets.errors import ConfigurationError
 from persona_assets.hashing import derive_seed
-from persona_assets.models.nano.shards import sharded_gradient
+from persona_assets.models.loading import spare_scikit_learn
+from persona_assets.models.nano.shards import ShardHelper, sharded_gradient
 from persona_assets.models.nano.tokenizer import MAX_POSITIONS, TURN_END, chat_prompt
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def new_model(settings: NanoBase, vocabulary_size: int, end_id: int, pad_id: int
         ConfigurationError: the sizes do not fit each other.
     """
     import torch
+
+    spare_scikit_learn()
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     for whole, part in (("hidden_size", "heads"), ("heads", "kv_heads")):
@@ -100,7 +103,7 @@ def pretrain(
     pad_id: int,
     on_progress: Progress,
     *,
-    processes: int = 1,
+    helpers: Sequence[ShardHelper] = (),
 ) -> list[float]:
     """Train in place.
 
@@ -110,7 +113,7 @@ def pretrain(
         settings: steps, batch rows, shards, learning rate, warm-up, seed.
         pad_id: filler on the right of shorter rows.
         on_progress: called after every step with (step, steps, loss of that step).
-        processes: at most so many share the shards of a batch; the result does not depend on it.
+        helpers: processes that share the shards of a batch; the result does not depend on them.
 
     Returns:
         The mean loss per answer token of every step, in nats.
@@ -121,7 +124,7 @@ def pretrain(
     kept_attention = model.config._attn_implementation
     model.set_attn_implementation("sdpa")  # computes the same in less time
     losses = []
-    with sharded_gradient(model, pad_id, shards=settings.shards, processes=processes) as gradient:
+    with sharded_gradient(model, pad_id, shards=settings.shards, helpers=helpers) as gradient:
         matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
         vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
         optimizer = torch.optim.AdamW(

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 from persona_assets.errors import PersonaAssetsError
+from persona_assets.malloc import keep_freed_memory
+from persona_assets.models.loading import spare_scikit_learn
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -81,7 +84,7 @@ def flatten_parameters(model: Qwen2ForCausalLM, flat: torch.Tensor | None = None
 class ShardedGradient:
     """The gradient of whole batches, left in the parameters' `grad`."""
 
-    def __init__(self, model: Qwen2ForCausalLM, pad_id: int, shards: int, helpers: Sequence[_Helper]) -> None:
+    def __init__(self, model: Qwen2ForCausalLM, pad_id: int, shards: int, helpers: Sequence[ShardHelper]) -> None:
         """See `sharded_gradient`."""
         import torch
 
@@ -117,75 +120,105 @@ class ShardedGradient:
 
 @contextmanager
 def sharded_gradient(
-    model: Qwen2ForCausalLM, pad_id: int, *, shards: int, processes: int
+    model: Qwen2ForCausalLM, pad_id: int, *, shards: int, helpers: Sequence[ShardHelper] = ()
 ) -> Iterator[ShardedGradient]:
-    """Give the gradient function of a network, with as many helper processes as are of use.
+    """Give the gradient function of a network.
 
     Args:
         model: float32, on the CPU. Its parameters become views of shared memory while the context lasts.
         pad_id: filler on the right of shorter rows.
         shards: parts of a batch; the result depends on their number.
-        processes: at most so many work; the result does not depend on their number.
+        helpers: fewer than there are shards; the result does not depend on them.
     """
-    import torch
-
     flat = flatten_parameters(model)
-    helpers: list[_Helper] = []
     try:
-        for _ in range(min(shards, processes) - 1):
-            helpers.append(_Helper(model, flat, pad_id, torch.get_num_threads()))
+        for helper in helpers:
+            helper.join(model, flat, pad_id)
         yield ShardedGradient(model, pad_id, shards, helpers)
     finally:
-        for helper in helpers:
-            helper.close()
         for parameter in model.parameters():
             parameter.data = parameter.detach().clone()
             parameter.grad = None
 
 
-class _Helper:
+@contextmanager
+def shard_helpers(count: int, threads: int) -> Iterator[list[ShardHelper]]:
+    """Start processes that can help with one network; the sooner, the less one waits for their imports, which take seconds.
+
+    Args:
+        count: number of processes.
+        threads: numeric threads of each.
+    """
+    helpers: list[ShardHelper] = []
+    try:
+        for _ in range(count):
+            helpers.append(ShardHelper(threads))
+        yield helpers
+    finally:
+        for helper in helpers:
+            helper.close()
+
+
+class ShardHelper:
     """A process that computes one shard of each batch."""
 
-    def __init__(self, model: Qwen2ForCausalLM, flat: torch.Tensor, pad_id: int, threads: int) -> None:
-        import torch
-        import torch.multiprocessing as processes
+    gradient: torch.Tensor
 
-        self.gradient = torch.zeros_like(flat).share_memory_()
-        context = processes.get_context("spawn")
+    def __init__(self, threads: int) -> None:
+        """Start the process, which begins with its imports."""
+        context = get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_help, args=(theirs, model.config, flat, self.gradient, pad_id, threads), daemon=True
-        )
+        self._process = context.Process(target=_help, args=(theirs, threads), daemon=True)
         self._process.start()
         theirs.close()
 
+    def join(self, model: Qwen2ForCausalLM, flat: torch.Tensor, pad_id: int) -> None:
+        """Give the process the network, whose parameters lie in `flat`."""
+        import torch
+        import torch.multiprocessing  # pickles a tensor as a place in shared memory
+
+        self.gradient = torch.zeros_like(flat).share_memory_()
+        self._send((model.config, flat, self.gradient, pad_id))
+
     def start(self, rows: Sequence[EncodedRow], n_targets: int) -> None:
-        try:
-            self._connection.send((rows, n_targets))
-        except OSError as error:
-            raise _died() from error
+        """Have it compute a shard's share, as `answer_gradient` does."""
+        self._send((rows, n_targets))
 
     def finish(self) -> float:
+        """Wait until `gradient` is written, and return the shard's share of the mean loss."""
         try:
             return float(self._connection.recv())
         except (EOFError, OSError) as error:
             raise _died() from error
 
     def close(self) -> None:
+        """End the process."""
         self._connection.close()  # the process ends when it finds that nobody is there
         self._process.join(_JOIN_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
+    def _send(self, message: object) -> None:
+        try:
+            self._connection.send(message)
+        except OSError as error:
+            raise _died() from error
 
-def _help(
-    connection: Connection, config: Any, flat: torch.Tensor, gradient: torch.Tensor, pad_id: int, threads: int
-) -> None:
+
+def _help(connection: Connection, threads: int) -> None:
     import torch
+    import torch.multiprocessing  # what it registers unpickles the tensors
+
+    keep_freed_memory()
+    spare_scikit_learn()
     from transformers import Qwen2ForCausalLM
 
     torch.set_num_threads(threads)
+    try:
+        config, flat, gradient, pad_id = connection.recv()
+    except EOFError:
+        return
     model = Qwen2ForCausalLM(config).float()
     flatten_parameters(model, flat)
     model.train()
