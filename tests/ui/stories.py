@@ -13,7 +13,7 @@ from deployments import LARGE, PROFILE, Opened, Site
 from failing import Failed, absent_model, edited, fail, full_disk, refusing_hub, with_runtime
 
 from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS
-from persona_assets.cli.running import run_stage, stage_is_current
+from persona_assets.cli import running
 
 SAILOR = {"id": "sailor", "category": "character", "prompt": "You are a sailor home from a long journey."}
 BEEKEEPER = {"id": "beekeeper", "category": "occupational", "prompt": "You are a beekeeper with forty hives on a hill."}
@@ -65,9 +65,18 @@ def set_the_stage(site: Site) -> Stage:
 def make_what_cells_are_made_from(site: Site, persona: str) -> None:
     """Make what the cells of a persona in `larger` need, unless another story made it."""
     with site.opened() as opened:
-        stage = opened.part("larger", "personas", *CHAIN, personas=(persona,))
-        if not stage_is_current(opened.deployment, opened.instance, stage):
-            run_stage(opened.deployment, opened.instance, stage)
+        _make(opened, opened.part("larger", "personas", *CHAIN, personas=(persona,)))
+
+
+def make_what_large_is_compared_with(site: Site) -> None:
+    """Compute what the results of `large` take from its parent, unless another story did."""
+    with site.opened() as opened:
+        _make(opened, opened.part("small", "analysis", *TABLE_PRODUCTS))
+
+
+def _make(opened: Opened, part: running.Stage) -> None:
+    if not running.stage_is_current(opened.deployment, opened.instance, part):
+        running.run_stage(opened.deployment, opened.instance, part)
 
 
 def _append_study(site: Site) -> None:
@@ -84,4 +93,3 @@ def _forget_analysis(opened: Opened, study: str) -> None:
     opened.instance.wipe_assets([AssetKey([PROFILE, study, name]) for name in names])
     for part in ("tables", *SHOWN_PRODUCTS):
         shutil.rmtree(opened.deployment.products.store.directory(f"{PROFILE}/{study}/{part}"))
-

@@ -14,7 +14,16 @@ from browsers import needs_browser
 from deployments import LARGE, PROFILE, SMALL
 from playwright.sync_api import expect
 from serving import Server, Visits
-from stories import CHAIN, FAILED, GOOD, OWNERS, UNTOUCHED, Stage, make_what_cells_are_made_from
+from stories import (
+    CHAIN,
+    FAILED,
+    GOOD,
+    OWNERS,
+    UNTOUCHED,
+    Stage,
+    make_what_cells_are_made_from,
+    make_what_large_is_compared_with,
+)
 
 from persona_assets.store import Manifest
 
@@ -142,8 +151,9 @@ def _all_are_tried(count: Mapping[str, int]) -> bool:
 
 def test_switch_the_re_evaluation_on(visits: Visits, server: Server) -> None:
     """A tick of the schedule measures the inherited adapters again; what follows is computed by itself, and judged."""
-    cells, drift = f"{PROFILE}/large/eval_cells/", f"{PROFILE}/large/tables/remeasurement_drift"
-    before, drift_before = server.site.manifests(cells), server.site.data_versions(drift)
+    make_what_large_is_compared_with(server.site)
+    cells, drift, write_up = (f"{PROFILE}/large/{part}" for part in ("eval_cells/", "tables/remeasurement_drift", "clean_result"))
+    before, drift_before, written_before = server.site.manifests(cells), *map(server.site.data_versions, (drift, write_up))
     with visits.story("3_schedule") as visit:
         visit.open("/automation")
         visit.see(SCHEDULE)
@@ -184,6 +194,9 @@ def test_switch_the_re_evaluation_on(visits: Visits, server: Server) -> None:
         visit.asset("large", "remeasurement_drift")
         visit.see("remeasurement_tests").scroll_into_view_if_needed()
         visit.picture("both_measurements")
+        server.wait_for("the write-up", lambda: server.site.data_versions(write_up) != written_before or None, 300)
+    report = (server.site.lake / write_up / "report.md").read_text(encoding="utf-8")
+    assert "Measured again, against the first measurement" in report
     now = server.site.manifests(cells)
     assert {path: now[path] for path in before} == before
     assert set(now) - set(before) == {f"{cells}source={source}/seed=42/measurement=2" for source in SMALL}
