@@ -15,6 +15,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from persona_assets.capacity.shape import DecoderShape
+from persona_assets.conventions import (
+    ALPHA,
+    BOOTSTRAP_RESAMPLES,
+    CONFIDENCE_LEVEL,
+    DRIFT_LOW_SHARE,
+    DRIFT_MATCH_SHARE,
+    PERMUTATIONS,
+    SLOPE_TOLERANCE,
+)
 from persona_assets.engine_settings import VllmSettings
 from persona_assets.hashing import sha256_file, sha256_json
 from persona_assets.imported import Imported
@@ -223,16 +232,16 @@ class AnalysisPlan(FileModel):
     """The registered analysis; thresholds are computed from these fields, never written down."""
 
     primary_layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = ALPHA
     registered_sign: Literal[-1, 1] = -1
-    slope_tolerance: Annotated[float, Field(gt=0.0)] = 0.25
-    drift_low_share: Fraction = 0.75
-    drift_match_share: Fraction = 0.83
+    slope_tolerance: Annotated[float, Field(gt=0.0)] = SLOPE_TOLERANCE
+    drift_low_share: Fraction = DRIFT_LOW_SHARE
+    drift_match_share: Fraction = DRIFT_MATCH_SHARE
     truncation_flag: Fraction = 0.05
     base_rate_limit: Fraction = 0.02
-    confidence_level: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    bootstrap_resamples: Annotated[int, Field(ge=100)] = 2000
-    permutations: Annotated[int, Field(ge=999)] = 9999
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1.0)] = CONFIDENCE_LEVEL
+    bootstrap_resamples: Annotated[int, Field(ge=100)] = BOOTSTRAP_RESAMPLES
+    permutations: Annotated[int, Field(ge=999)] = PERMUTATIONS
     seed: Seed = 42
     reference_corpus: Annotated[
         str | None, Field(min_length=1, description="text, or .tsv of word and count, beside the study file: for name frequency")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from persona_assets.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from persona_assets.ancestor.reading import AncestorError, Layout, Positive, as_layout, read_json
 from persona_assets.hashing import sha256_file
-from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE
 
 
 class _Config(Layout):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from persona_assets.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from persona_assets.ancestor import centroids
 from persona_assets.ancestor.base_baseline import BASE_BASELINE
 from persona_assets.ancestor.marker_eval import MARKER_EVAL, RAW_COMPLETIONS
@@ -14,7 +15,6 @@ from persona_assets.ancestor.names import is_training_data
 from persona_assets.ancestor.reading import AncestorError
 from persona_assets.ancestor.regression_results import REGRESSION_RESULTS
 from persona_assets.ancestor.run_result import RUN_RESULT
-from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE
 
 CONDITION_FILES = (RUN_RESULT, MARKER_EVAL, RAW_COMPLETIONS)
 _PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth")

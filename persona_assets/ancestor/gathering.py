@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from persona_assets.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from persona_assets.ancestor.adapters import read_adapter
 from persona_assets.ancestor.base_baseline import BaseCounts, read_base_baseline
 from persona_assets.ancestor.centroids import Centroids, read_centroids
@@ -19,7 +20,6 @@ from persona_assets.ancestor.run_result import RUN_RESULT, why_skipped
 from persona_assets.ancestor.training_data import TrainingData, read_training_data
 from persona_assets.hashing import sha256_file
 from persona_assets.panel import Category, Panel
-from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE
 
 Told = Literal["imported", "note", "skipped", "refused"]
 Centring = Literal["panel", "none"]

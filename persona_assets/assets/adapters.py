@@ -7,18 +7,18 @@ from pathlib import Path
 from dagster import AssetDep, MetadataValue
 from pydantic import Field
 
+from persona_assets.adapter_files import LOSS_CURVE_FILE, WEIGHTS_FILE
 from persona_assets.assets.metadata import notes, numbers
 from persona_assets.assets.partitions import all_but, group_name, seeded, shared_key
 from persona_assets.assets.products import Products
 from persona_assets.assets.steps import PersonaStep, StepConfig
 from persona_assets.assets.tracked import tracked_training
 from persona_assets.catalog import Catalog
-from persona_assets.registry.base import WEIGHTS_FILE
 from persona_assets.store import EVICTED, Manifest
 from persona_assets.study import Runtime
 from persona_assets.tasks.base_model import CHECKPOINT
 from persona_assets.tasks.loaded import OUT_OF_MEMORY
-from persona_assets.tasks.models import ADAPTER, LOSS_CURVE_FILE, AdapterTask, MergeTask, make_merged_model
+from persona_assets.tasks.models import ADAPTER, AdapterTask, MergeTask, make_merged_model
 from persona_assets.tasks.pulling import REGISTRY, PullTask, bring_adapter, remarks
 from resources.adapter_registry import AdapterRegistry
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from persona_assets.adapter_files import LOSS_CURVE_FILE
 from persona_assets.assets.products import TABLE_PRODUCTS, Products
 from persona_assets.publication.bundles import Bundle, Kind, seal
 from persona_assets.store import Manifest
 from persona_assets.study import Study
-from persona_assets.tasks.models import ADAPTER, LOSS_CURVE_FILE
+from persona_assets.tasks.models import ADAPTER
 
 _METRICS = ("first_loss", "final_loss", "steps", "trained_tokens")
 

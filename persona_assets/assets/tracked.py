@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
+from persona_assets.adapter_files import LOSS_CURVE_FILE
 from persona_assets.hashing import sha256_json
 from persona_assets.store import Manifest
-from persona_assets.tasks.models import LOSS_CURVE_FILE
 from persona_assets.tracking import TrackedRun, Value
 
 _TRAINING = ("first_loss", "final_loss", "trained_tokens", "seconds", "tokens_per_second")

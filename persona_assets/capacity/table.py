@@ -7,18 +7,15 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from persona_assets.errors import ConfigurationError
+from persona_assets.yaml_files import FileModel
 
 Stage = Literal["training", "generation", "centroids", "merging", "loading"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Measured(_Model):
+class Measured(FileModel):
     """One speed: the median of some repeats, and the most that the device could give.
 
     Attributes:
@@ -49,7 +46,7 @@ class Measured(_Model):
         return None if self.roofline is None else self.value / self.roofline
 
 
-class NotMeasured(_Model):
+class NotMeasured(FileModel):
     """A speed that is missing, and why."""
 
     stage: Stage
@@ -58,7 +55,7 @@ class NotMeasured(_Model):
     why: str
 
 
-class ThroughputTable(_Model):
+class ThroughputTable(FileModel):
     """Everything one run of the benchmark measured on one device."""
 
     made_on: str

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persona_assets.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from persona_assets.errors import PersonaAssetsError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-_ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 # Copied byte for byte from the base, so that base and merged models share one chat template digest.
 _TOKENIZER_FILES = (
@@ -215,8 +214,8 @@ def check_adapter_fits(base: PreTrainedModel, adapter_dir: Path) -> int:
     from safetensors import SafetensorError, safe_open
 
     try:
-        config = json.loads((adapter_dir / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        with safe_open(adapter_dir / _ADAPTER_WEIGHTS, framework="pt") as file:
+        config = json.loads((adapter_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+        with safe_open(adapter_dir / WEIGHTS_FILE, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise MergeError(f"{adapter_dir}: not a readable adapter: {error}") from error
@@ -241,7 +240,7 @@ def check_adapter_fits(base: PreTrainedModel, adapter_dir: Path) -> int:
 def _needed_tensors(base: PreTrainedModel, config: object, adapter_dir: Path) -> dict[str, tuple[int, ...]]:
     import torch
 
-    where = adapter_dir / _ADAPTER_CONFIG
+    where = adapter_dir / CONFIG_FILE
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise MergeError(f"{where}: peft_type is not LORA, and only LoRA adapters can be merged.")
     rank, targets = config.get("r"), config.get("target_modules")

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from persona_assets.adapter_files import CONFIG_FILE, LOSS_CURVE_FILE, WEIGHTS_FILE
 from persona_assets.hashing import sha256_file
 from persona_assets.publication.errors import PublicationError
-from persona_assets.registry.base import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE
+from persona_assets.registry.base import FACTS_FILE
 
 Kind = Literal["adapter", "cells", "tables", "figures", "clean_result"]
 
@@ -24,7 +25,7 @@ CONTENTS_FILE = "contents.json"
 """Lists the files of a bundle with their sha256; an adapter's stands in its training facts."""
 
 _ALLOWED: Mapping[Kind, tuple[str, ...]] = {
-    "adapter": (CONFIG_FILE, WEIGHTS_FILE, "loss_curve.parquet"),
+    "adapter": (CONFIG_FILE, WEIGHTS_FILE, LOSS_CURVE_FILE),
     "cells": ("*/completions.parquet",),
     "tables": ("*.parquet",),
     "figures": ("*.png", "*.pdf", "*.meta.json"),

@@ -19,8 +19,6 @@ from persona_assets.registry.reference import AdapterReference
 if TYPE_CHECKING:
     from _hashlib import HASH
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 FACTS_FILE = "training_facts.json"
 """Written beside an adapter when it is pushed: what is known of its training. Its fields, all optional: `persona`, `seed`,
 `recipe`, `negatives` (persona ids), `base_digest`, `sha256` (by file name), `made_by`, `metrics`."""

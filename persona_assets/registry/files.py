@@ -9,16 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from persona_assets.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from persona_assets.hashing import sha256_file, sha256_json
-from persona_assets.registry.base import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    RegistryError,
-    RegistryUnavailableError,
-    RemoteFile,
-    Resolved,
-    check_fetched,
-)
+from persona_assets.registry.base import RegistryError, RegistryUnavailableError, RemoteFile, Resolved, check_fetched
 from persona_assets.registry.reference import AdapterReference, local_path
 
 _MOST_FILES = 1000

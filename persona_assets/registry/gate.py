@@ -13,8 +13,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from persona_assets.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from persona_assets.hashing import sha256_file
-from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE, Registry, Resolved
+from persona_assets.registry.base import Registry, Resolved
 from persona_assets.registry.gate_companions import (
     check_declared,
     check_facts,

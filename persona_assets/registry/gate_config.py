@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona_assets.registry.base import CONFIG_FILE
+from persona_assets.adapter_files import CONFIG_FILE
 from persona_assets.registry.gate_cases import GateError, read_object
 from persona_assets.registry.gate_listing import MAX_RANK
 from persona_assets.study import Recipe

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona_assets.registry.base import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, RemoteFile
+from persona_assets.adapter_files import CONFIG_FILE, LOSS_CURVE_FILE, WEIGHTS_FILE
+from persona_assets.registry.base import FACTS_FILE, RemoteFile
 from persona_assets.registry.gate_cases import GateError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -44,7 +45,7 @@ LEFT = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "loss_curve.parquet",
+    LOSS_CURVE_FILE,
     "marker_eval.json",
     "raw_completions.json",
     ".gitattributes",

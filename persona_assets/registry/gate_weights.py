@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from persona_assets.registry.base import WEIGHTS_FILE
+from persona_assets.adapter_files import WEIGHTS_FILE
 from persona_assets.registry.gate_cases import GateError, parse_object
 from persona_assets.registry.gate_config import LoraSettings
 from persona_assets.registry.gate_listing import HEADER_CAP, MAX_RANK

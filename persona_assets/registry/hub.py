@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persona_assets.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from persona_assets.hashing import sha256_json
 from persona_assets.hub_errors import hub_failure
-from persona_assets.registry.base import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    Algorithm,
-    RegistryError,
-    RegistryUnavailableError,
-    RemoteFile,
-    Resolved,
-    check_fetched,
-)
+from persona_assets.registry.base import Algorithm, RegistryError, RegistryUnavailableError, RemoteFile, Resolved, check_fetched
 from persona_assets.registry.reference import AdapterReference
 
 if TYPE_CHECKING:

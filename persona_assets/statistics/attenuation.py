@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
 from persona_assets.statistics.correlations import spearman
 from persona_assets.statistics.partial import partial_spearman
 from persona_assets.statistics.ranks import (
@@ -35,10 +36,10 @@ def attenuation(
     primary_layers: Sequence[int],
     *,
     seed: int,
-    resamples: int = 2000,
+    resamples: int = BOOTSTRAP_RESAMPLES,
     subpanels: int = 10_000,
     sizes: Sequence[int] = SUBPANEL_SIZES,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> pl.DataFrame:
     """Compare |rho| over a study and its ancestors.
 

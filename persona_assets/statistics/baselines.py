@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import ALPHA
 from persona_assets.statistics.correlations import holm, pearson, spearman
 from persona_assets.statistics.dependent_correlations import mrr_z, steiger_z, williams_t2
 from persona_assets.statistics.scan import OUTCOME
@@ -96,7 +97,7 @@ def baseline_rows(
     predictors: Mapping[str, FloatArray],
     primary_layers: Sequence[int],
     *,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> pl.DataFrame:
     """Correlations of the surface predictors with the source rate, and their tests against the cosine.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from persona_assets.conventions import ALPHA
 from persona_assets.statistics.tidy import StatisticsError
 
 Bucket = Literal["H_anti_correlated", "H_consistent", "H_consistent_weak", "H_attenuated", "H_inverted", "H_indeterminate"]
@@ -37,7 +38,7 @@ class BucketInputs:
     p_holm: Mapping[int, float | None]
     length_partial_p: Mapping[int, float | None]
     gates: Mapping[int, tuple[bool, bool, bool]]
-    alpha: float = 0.05
+    alpha: float = ALPHA
     registered_sign: int = -1
 
     def __post_init__(self) -> None:

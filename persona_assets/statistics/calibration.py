@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from persona_assets.conventions import ALPHA
 from persona_assets.statistics.correlations import holm, pearson, spearman
 from persona_assets.statistics.dependent_correlations import mrr_z, steiger_z, williams_t2
 from persona_assets.statistics.drift import two_proportion_p
@@ -36,7 +37,7 @@ Study = Callable[[np.random.Generator, int, int], dict[str, float | None]]
 
 
 def false_positive_rates(
-    *, n: int = 24, studies: int = 1000, seed: int = 0, alpha: float = 0.05, confidence: float = 0.999
+    *, n: int = 24, studies: int = 1000, seed: int = 0, alpha: float = ALPHA, confidence: float = 0.999
 ) -> pl.DataFrame:
     """Simulate studies without an effect and count how often each test is below alpha.
 

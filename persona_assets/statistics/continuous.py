@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from persona_assets.conventions import ALPHA, BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
 from persona_assets.statistics.correlations import MINIMUM_N, holm, pearson, spearman
 from persona_assets.statistics.marker_scores import OUTCOMES, TRAINED, outcome_by_seed
 from persona_assets.statistics.partial import partial_spearman
@@ -26,9 +27,9 @@ def continuous_rows(
     scores: pl.DataFrame,
     *,
     seed: int,
-    alpha: float = 0.05,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    alpha: float = ALPHA,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
     predictor: str = "cosine",
 ) -> pl.DataFrame:
     """Correlate the continuous outcomes of the sources with the cosine, and with the rate.

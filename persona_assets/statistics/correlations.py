@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import ALPHA
 from persona_assets.statistics.tidy import StatisticsError, finite_vector, why_not_estimable
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _correlation(kind: str, x: ArrayLike, y: ArrayLike, minimum: int) -> tuple[f
     return float(np.clip(result.statistic, -1.0, 1.0)), float(result.pvalue), None
 
 
-def holm(p_values: Sequence[float | None], alpha: float = 0.05) -> list[float | None]:
+def holm(p_values: Sequence[float | None], alpha: float = ALPHA) -> list[float | None]:
     """Holm-adjusted p-values (pingouin); a missing p stays missing and does not count as a test."""
     # statsmodels has Holm too, but collects garbage on every call, which costs more than the whole scan.
     from pingouin import multicomp

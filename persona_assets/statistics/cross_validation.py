@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
 from persona_assets.statistics.ranks import bootstrap_weights, percentile_interval
 from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import (
@@ -128,8 +129,8 @@ def cross_validation(
     seed: int,
     folds: int = FOLDS,
     repeats: int = REPEATS,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> pl.DataFrame:
     """Cross-validate every layer.
 

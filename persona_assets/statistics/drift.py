@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 import polars as pl
 
+from persona_assets.conventions import ALPHA, BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL, DRIFT_LOW_SHARE, DRIFT_MATCH_SHARE
 from persona_assets.statistics.drift_tests import DRIFT_TESTS_SCHEMA, Reading, Verdict, delta_tests
 from persona_assets.statistics.identity import UNKNOWN, condition_columns, same_conditions
 from persona_assets.statistics.tidy import StatisticsError, frame_of, require_columns
@@ -116,11 +117,11 @@ def inherited_drift(
     measurements_parent: pl.DataFrame,
     *,
     seed: int,
-    low_share: float = 0.75,
-    match_share: float = 0.83,
-    alpha: float = 0.05,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    low_share: float = DRIFT_LOW_SHARE,
+    match_share: float = DRIFT_MATCH_SHARE,
+    alpha: float = ALPHA,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
     ignore: Sequence[str] = (),
 ) -> DriftResult:
     """Compare the inherited sources of a study with the same sources in its parent.

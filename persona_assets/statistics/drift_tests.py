@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
+from persona_assets.conventions import ALPHA, BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL, DRIFT_LOW_SHARE, DRIFT_MATCH_SHARE
 from persona_assets.statistics.ranks import bootstrap_weights, percentile_interval
 from persona_assets.statistics.tidy import StatisticsError, finite_vector, frame_of
 
@@ -115,11 +116,11 @@ def drift_tests(
     *,
     seed: int,
     confounded: bool = False,
-    low_share: float = 0.75,
-    match_share: float = 0.83,
-    alpha: float = 0.05,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    low_share: float = DRIFT_LOW_SHARE,
+    match_share: float = DRIFT_MATCH_SHARE,
+    alpha: float = ALPHA,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> pl.DataFrame:
     """Run the registered and the sensitivity tests on deltas alone (rate now minus rate in the parent).
 

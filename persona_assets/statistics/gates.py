@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from persona_assets.conventions import ALPHA, SLOPE_TOLERANCE
 from persona_assets.statistics.buckets import BucketInputs, Confidence, Outcome, bucket, confidence
 from persona_assets.statistics.correlations import holm, spearman
 from persona_assets.statistics.gate_rules import GATES_SCHEMA, GateRow, gate_a, gate_b, gate_c, slope_rows
@@ -61,9 +62,9 @@ def evaluate_gates(
     *,
     primary_layers: Sequence[int],
     seed: int,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     registered_sign: int = -1,
-    slope_tolerance: float = 0.25,
+    slope_tolerance: float = SLOPE_TOLERANCE,
     drift_triggered: bool | None = None,
     drift_confounded: bool = False,
     drifted_since: Sequence[str] = (),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
 from persona_assets.statistics.tidy import StatisticsError, finite_array, generator
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _CHUNK_VALUES = 1 << 23
 
 
-def wilson(hits: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
+def wilson(hits: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE_LEVEL) -> tuple[FloatArray, FloatArray]:
     """Wilson score interval of a proportion (statsmodels).
 
     Args:
@@ -44,7 +45,7 @@ def wilson(hits: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> tuple[Flo
 
 
 def cluster_bootstrap(
-    hits: ArrayLike, n: ArrayLike, *, seed: int, resamples: int = 2000, confidence: float = 0.95
+    hits: ArrayLike, n: ArrayLike, *, seed: int, resamples: int = BOOTSTRAP_RESAMPLES, confidence: float = CONFIDENCE_LEVEL
 ) -> tuple[FloatArray, FloatArray]:
     """Percentile interval of cell rates from resampling questions with replacement.
 

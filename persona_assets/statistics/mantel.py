@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import PERMUTATIONS
 from persona_assets.statistics.ranks import average_ranks, permutations
 from persona_assets.statistics.tidy import StatisticsError, finite_array
 
@@ -59,13 +60,15 @@ class CellOutcome:
 
 
 def mantel(
-    predictor: FloatArray, outcome: FloatArray, *, use: BoolArray | None = None, seed: int, count: int = 9999
+    predictor: FloatArray, outcome: FloatArray, *, use: BoolArray | None = None, seed: int, count: int = PERMUTATIONS
 ) -> MantelResult:
     """Test one outcome; see `mantel_tests`."""
     return mantel_tests(predictor, [CellOutcome(outcome, use)], seed=seed, count=count)[0]
 
 
-def mantel_tests(predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed: int, count: int = 9999) -> list[MantelResult]:
+def mantel_tests(
+    predictor: FloatArray, outcomes: Sequence[CellOutcome], *, seed: int, count: int = PERMUTATIONS
+) -> list[MantelResult]:
     """Test the correlation of a matrix with several others over cells off the diagonal, at every layer.
 
     The cells used belong to the outcome and move with its personas when they are permuted, so a choice of cells by

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import PERMUTATIONS
 from persona_assets.statistics.correlations import spearman
 from persona_assets.statistics.mantel import CellOutcome, mantel_tests
 from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, settled, tidy_frame
@@ -30,7 +31,7 @@ def off_diagonal(
     matrices: LeakageMatrices,
     *,
     seed: int,
-    permutations: int = 9999,
+    permutations: int = PERMUTATIONS,
     strong_above: float = STRONG_ABOVE,
     capability_loss: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import PERMUTATIONS
 from persona_assets.statistics.covariates import (
     ZERO_RESIDUAL,
     Covariates,
@@ -108,7 +109,7 @@ def partial_reranked(
 
 
 def partial_permutation_p(
-    x: FloatArray, y: ArrayLike, covariates: Sequence[ArrayLike], *, seed: int, count: int = 9999
+    x: FloatArray, y: ArrayLike, covariates: Sequence[ArrayLike], *, seed: int, count: int = PERMUTATIONS
 ) -> list[float | None]:
     """Permutation p of the partial Spearman correlation, for many predictors at once.
 
@@ -158,7 +159,7 @@ def partial_rows(
     observations: StudyObservations,
     *,
     seed: int,
-    count: int = 9999,
+    count: int = PERMUTATIONS,
     corpus_counts: Mapping[str, int] | None = None,
     predictor: str = "cosine",
 ) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from persona_assets.conventions import ALPHA, SLOPE_TOLERANCE
 from persona_assets.statistics.correlations import critical_rho, holm_critical_rho
 from persona_assets.statistics.intervals import wilson
 from persona_assets.statistics.observations import OCCUPATIONAL
@@ -52,8 +53,8 @@ class RuleDesign:
     splits: tuple[Split, Split]
     occupational: BoolArray
     n_layers: int
-    alpha: float = 0.05
-    slope_tolerance: float = 0.25
+    alpha: float = ALPHA
+    slope_tolerance: float = SLOPE_TOLERANCE
     registered_sign: int = -1
 
     @property
@@ -82,8 +83,8 @@ def rule_design(
     *,
     n_layers: int,
     seed: int,
-    alpha: float = 0.05,
-    slope_tolerance: float = 0.25,
+    alpha: float = ALPHA,
+    slope_tolerance: float = SLOPE_TOLERANCE,
     registered_sign: int = -1,
     within_excluded: Sequence[bool] | None = None,
 ) -> RuleDesign:

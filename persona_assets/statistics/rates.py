@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from persona_assets.conventions import BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
 from persona_assets.statistics.intervals import cluster_bootstrap, wilson
 from persona_assets.statistics.tidy import StatisticsError, require_columns
 
@@ -85,8 +86,8 @@ def cells_table(
     negatives: str | None = "trained_negatives",
     truncation_flag: float,
     seed: int,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> pl.DataFrame:
     """Aggregate completions in DuckDB into the table `cells`.
 
@@ -147,8 +148,8 @@ def build_cells(
     negatives: pl.DataFrame | None,
     truncation_flag: float,
     seed: int,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> pl.DataFrame:
     """Do what `cells_table` does on frames, in a DuckDB connection of its own."""
     con = duckdb.connect(":memory:")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from persona_assets.conventions import CONFIDENCE_LEVEL
 from persona_assets.statistics.drift import INHERITED_DRIFT_SCHEMA, DriftResult, DriftSettings, inherited_drift
 from persona_assets.statistics.drift_tests import DRIFT_TESTS_SCHEMA
 from persona_assets.statistics.identity import UNKNOWN
@@ -69,7 +70,7 @@ def measured_rates(connection: duckdb.DuckDBPyConnection, completions: str = "co
     return counted
 
 
-def measurement_history(rates: pl.DataFrame, measurements: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:
+def measurement_history(rates: pl.DataFrame, measurements: pl.DataFrame, confidence: float = CONFIDENCE_LEVEL) -> pl.DataFrame:
     """List every measurement: its source rate with a Wilson interval, and the identity it was made under.
 
     Args:

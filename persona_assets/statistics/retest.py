@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
 from persona_assets.statistics.correlations import pearson
 from persona_assets.statistics.tidy import (
     RowTemplate,
@@ -58,7 +59,7 @@ class Agreement:
         return None if self.source_sd is None else self.noise_sd / self.source_sd
 
 
-def agreement(values: ArrayLike, confidence: float = 0.95) -> Agreement:
+def agreement(values: ArrayLike, confidence: float = CONFIDENCE_LEVEL) -> Agreement:
     """Say how well measurements of the same sources agree.
 
     Source: Shrout and Fleiss (1979), ICC(1,1) and its interval from F. One-way, because nothing but chance tells the
@@ -113,7 +114,12 @@ def tightness(rate: ArrayLike, outcome: ArrayLike) -> float | None:
 
 
 def tightness_interval(
-    rate: FloatArray, outcome: FloatArray, *, seed: int, resamples: int = 2000, confidence: float = 0.95
+    rate: FloatArray,
+    outcome: FloatArray,
+    *,
+    seed: int,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> tuple[float, float] | None:
     """Percentile interval of `tightness` from resampling sources, both outcomes of a source together.
 
@@ -150,8 +156,8 @@ def retest_rows(
     completions: float,
     *,
     seed: int,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
     why_missing: str = "not estimable: not measured twice",
 ) -> pl.DataFrame:
     """Compare outcomes of the same sources, measured twice under the same conditions.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import ALPHA, BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
 from persona_assets.statistics.correlations import (
     MINIMUM_N,
     critical_rho,
@@ -104,9 +105,9 @@ def scan(
     observations: StudyObservations,
     *,
     seed: int,
-    alpha: float = 0.05,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    alpha: float = ALPHA,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
     predictor: str = "cosine",
     registered: bool = True,
 ) -> pl.DataFrame:
@@ -201,9 +202,9 @@ def scan_sensitivity(
     observations: dict[str, StudyObservations],
     *,
     seed: int,
-    alpha: float = 0.05,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    alpha: float = ALPHA,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> pl.DataFrame:
     """Repeat the scan on other versions of the predictor.
 

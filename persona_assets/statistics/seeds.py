@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import CONFIDENCE_LEVEL
 from persona_assets.statistics.correlations import spearman
 from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, finite_array, tidy_frame
@@ -88,7 +89,7 @@ def seed_rows(
     completions: ArrayLike,
     primary_layers: Sequence[int],
     *,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> pl.DataFrame:
     """Variance parts, reliability, corrected correlation and the spread of rho over seeds.
 

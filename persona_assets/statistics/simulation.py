@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from persona_assets.conventions import BOOTSTRAP_RESAMPLES
 from persona_assets.geometry.cosines import anchor_cosines, geometry_frame, pairwise_cosines, pairwise_frame
 from persona_assets.statistics.analysis import StudyFrames
 from persona_assets.statistics.rates import build_cells, source_rates
@@ -56,7 +57,7 @@ def simulate_study(
     questions: int = 20,
     samples: int = 5,
     leakage: float = 2.0,
-    resamples: int = 2000,
+    resamples: int = BOOTSTRAP_RESAMPLES,
 ) -> SimulatedStudy:
     """Simulate centroids, completions and the tables made of them.
 

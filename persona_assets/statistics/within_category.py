@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from persona_assets.conventions import ALPHA
 from persona_assets.statistics.correlations import critical_rho, pearson, spearman
 from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, TidyRow, tidy_frame
@@ -21,7 +22,7 @@ CATEGORIES = ("occupational", "character", "generic_helper")
 ALL = "all"
 
 
-def within_category(observations: StudyObservations, *, alpha: float = 0.05) -> pl.DataFrame:
+def within_category(observations: StudyObservations, *, alpha: float = ALPHA) -> pl.DataFrame:
     """Correlate cosine and source rate within each category, at every layer.
 
     Args:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persona_assets.adapter_files import LOSS_CURVE_FILE, WEIGHTS_FILE
 from persona_assets.hashing import sha256_file
 from persona_assets.models.merged_weights import GIB, room_for_one, weights_on_disk
 from persona_assets.panel import Persona
@@ -20,11 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ADAPTER = "adapter"
-LOSS_CURVE_FILE = "loss_curve.parquet"
 CENTROIDS_FILE = "centroids.safetensors"
 MERGE_FILE = "merge.json"
 """Stands in a merged model's product in place of weights that are not written: what they are merged of."""
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def make_merged_model(task: MergeTask) -> Facts:
         report = merger.merge(adapter, task.out_dir / CHECKPOINT)
     else:
         report = merger.check(adapter)
-        parts = {"base": checkpoint.name, "adapter": sha256_file(adapter / ADAPTER_WEIGHTS), "dtype": task.runtime.dtype}
+        parts = {"base": checkpoint.name, "adapter": sha256_file(adapter / WEIGHTS_FILE), "dtype": task.runtime.dtype}
         (task.out_dir / MERGE_FILE).write_text(json.dumps(parts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {
         "seconds": time.perf_counter() - started,

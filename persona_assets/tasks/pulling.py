@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from persona_assets.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from persona_assets.errors import PersonaAssetsError
 from persona_assets.hashing import sha256_file
-from persona_assets.registry.base import CONFIG_FILE, WEIGHTS_FILE, Resolved
+from persona_assets.registry.base import Resolved
 from persona_assets.registry.gate_cases import GateError
 from persona_assets.registry.opening import RegistrySettings, open_registry
 from persona_assets.registry.reference import AdapterReference

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_assets.adapter_files import CONFIG_FILE, LOSS_CURVE_FILE, WEIGHTS_FILE
 from persona_assets.errors import PersonaAssetsError
 
 if TYPE_CHECKING:
     import torch
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-LOSS_CURVE = "loss_curve.parquet"
 
 
 class TrainingError(PersonaAssetsError):
@@ -85,7 +83,7 @@ class TrainingResult:
         import polars as pl
 
         self.save_weights(out_dir)
-        pl.DataFrame([asdict(record) for record in self.loss_curve]).write_parquet(out_dir / LOSS_CURVE)
+        pl.DataFrame([asdict(record) for record in self.loss_curve]).write_parquet(out_dir / LOSS_CURVE_FILE)
 
     def save_weights(self, out_dir: Path) -> None:
         """Write the adapter alone, as `PeftModel.from_pretrained` reads it.
@@ -96,6 +94,6 @@ class TrainingResult:
         from safetensors.torch import save_file
 
         out_dir.mkdir(parents=True, exist_ok=True)
-        save_file(self.weights, out_dir / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        save_file(self.weights, out_dir / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(self.config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        (out_dir / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+        (out_dir / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")

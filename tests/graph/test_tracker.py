@@ -12,7 +12,7 @@ from deployments import PROFILE, Site
 from servers.wandb import WandbServer, wandb_server
 from servers.wandb_state import ENTITY, StoredRun
 
-from persona_assets.tasks.models import LOSS_CURVE_FILE
+from persona_assets.adapter_files import LOSS_CURVE_FILE
 from resources.tracker import TRACKER_VARIABLE
 
 pytestmark = pytest.mark.slow

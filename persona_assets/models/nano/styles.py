@@ -7,24 +7,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from persona_assets.panel import Category, PersonaId
-from persona_assets.yaml_files import validate_file
+from persona_assets.yaml_files import FileModel, validate_file
 
 STYLE_FILE = Path(__file__).with_name("corpus.yaml")
 
 _SHARED_FIELDS = frozenset({"first", "second", "closer"})
 
 
-class StyleData(BaseModel):
+class StyleData(FileModel):
     """What `corpus.yaml` holds.
 
     A persona's style is a mapping of its cluster and its own words; which words are needed follows from the
     frames of its category.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     forms: tuple[str, ...] = Field(min_length=1)
     topics: dict[str, tuple[str, ...]] = Field(min_length=1)
