@@ -125,8 +125,8 @@ def _all_steps(study: Study, cells: Sequence[str], scores: Sequence[str]) -> lis
             own=["source_rates"],
             parent=["source_rates"],
             compute=computing.compute_inherited_drift,
-            headline=lambda tables: {"inherited_sources": MetadataValue.int(tables["inherited_drift"].height)},
-            preview="drift_tests",
+            headline=_inherited_headline,
+            preview="inherited_drift",
         ),
         TableStep(
             "remeasurement_drift",
@@ -136,7 +136,7 @@ def _all_steps(study: Study, cells: Sequence[str], scores: Sequence[str]) -> lis
             own=cells,
             compute=remeasuring.compute_remeasurement_drift,
             headline=_remeasurement_headline,
-            preview="remeasurement_tests",
+            preview="remeasurement_drift",
         ),
         TableStep(
             "retest",
@@ -175,6 +175,12 @@ def _power_headline(tables: Tables) -> dict[str, MetadataValue]:
     return {
         f"power_of_rule_at_{abs(row['population_rho']):.2f}": MetadataValue.float(row["probability"]) for row in rule.to_dicts()
     }
+
+
+def _inherited_headline(tables: Tables) -> dict[str, MetadataValue]:
+    count = {"inherited_sources": MetadataValue.int(tables["inherited_drift"].height)}
+    verdicts = tables["drift_tests"].filter("registered", statistic="sign_drops")["verdict"].to_list()
+    return {**count, "verdict": MetadataValue.text(verdicts[0])} if verdicts else dict(count)
 
 
 def _remeasurement_headline(tables: Tables) -> dict[str, MetadataValue]:

@@ -23,6 +23,11 @@ app = typer.Typer(
 )
 
 
+def _examples(*commands: str) -> str:
+    """What stands below the help of a command; each example is a paragraph, so that it keeps a line of its own."""
+    return "\n\n".join(("Examples:", *commands))
+
+
 def _complete_study(incomplete: str) -> list[str]:
     from persona_assets.cli.completion import study_names
 
@@ -52,7 +57,7 @@ StudyName = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
-@app.command(epilog="Examples: persona-assets run n24, persona-assets run n24 --json > n24.json")
+@app.command(epilog=_examples("persona-assets run n24", "persona-assets run n24 --json > n24.json"))
 def run(
     study: StudyName,
     profile: Profile = "embedded",
@@ -60,8 +65,9 @@ def run(
 ) -> None:
     """Run a study to its last asset.
 
-    What was made before from the same inputs is skipped; a study whose parent has not been run runs the parent first, because
-    it inherits the parent's adapters and compares with its rates. What is done stays when a run is interrupted: run it again.
+    What was made before from the same inputs is skipped. What is done stays when a run is interrupted: run it again.
+
+    A study whose parent has not been run runs the parent first: it inherits the adapters, and compares with the rates.
     """
     from persona_assets.cli.deployment import open_deployment
     from persona_assets.cli.display import run_with_display
@@ -70,10 +76,10 @@ def run(
     run_with_display(deployment, deployment.catalog.study(study), as_json=as_json)
 
 
-@app.command(epilog="Example: persona-assets status --json")
+@app.command(epilog=_examples("persona-assets status", "persona-assets status n24 --json"))
 def status(
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="One study; all of them by default.", autocompletion=_complete_study)
+        str | None, typer.Argument(metavar="STUDY", help="One study; all of them by default.", autocompletion=_complete_study)
     ] = None,
     profile: Profile = "embedded",
     as_json: AsJson = False,
@@ -93,7 +99,12 @@ def status(
         print_status(rows)
 
 
-@app.command(epilog='Example: persona-assets sql "SELECT persona, rate FROM n12.source_rates ORDER BY rate DESC"')
+@app.command(
+    epilog=_examples(
+        'persona-assets sql "SELECT persona, rate FROM n12.source_rates ORDER BY rate DESC"',
+        'persona-assets sql "SELECT table_schema, table_name FROM information_schema.tables" --json',
+    )
+)
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="SQL; one schema per study, for example n12.source_rates.")],
     profile: Profile = "embedded",
@@ -111,7 +122,7 @@ def sql(
         print_frame(frame)
 
 
-@app.command(epilog="Example: persona-assets report n24")
+@app.command(epilog=_examples("persona-assets report n24", "persona-assets report n24 --json"))
 def report(study: StudyName, profile: Profile = "embedded", as_json: AsJson = False) -> None:
     """Say where the overview and the write-up of a study are, and print its headline."""
     from persona_assets.cli.deployment import open_deployment
@@ -131,7 +142,7 @@ def report(study: StudyName, profile: Profile = "embedded", as_json: AsJson = Fa
         typer.echo(f"Something it was made from has changed since: run `persona-assets run {study}` again.")
 
 
-@app.command(epilog="Example: persona-assets lint data_lake/embedded/n24/clean_result/report.md")
+@app.command(epilog=_examples("persona-assets lint data_lake/embedded/n24/clean_result/report.md"))
 def lint(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown of a write-up, wherever it lies.")],
     as_json: AsJson = False,
@@ -153,7 +164,7 @@ def lint(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: persona-assets ui --port 3001")
+@app.command(epilog=_examples("persona-assets ui", "persona-assets ui --profile qwen2.5-7b --port 3001"))
 def ui(
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="Profile to load; by default those in PERSONA_PROFILES, or embedded.")
@@ -167,7 +178,11 @@ def ui(
     serve_ui(profile, host, port)
 
 
-@app.command(epilog="Example: persona-assets estimate n48 --profile qwen2.5-7b")
+@app.command(
+    epilog=_examples(
+        "persona-assets estimate n48", "persona-assets estimate n48 --profile qwen2.5-7b --table my-gpu.json --answer-tokens 200"
+    )
+)
 def estimate(
     study: StudyName,
     profile: Profile = "embedded",
@@ -195,7 +210,7 @@ def estimate(
         print_estimate(study, found)
 
 
-@app.command(epilog="Example: persona-assets doctor --profile qwen2.5-7b")
+@app.command(epilog=_examples("persona-assets doctor", "persona-assets doctor --profile qwen2.5-7b --json"))
 def doctor(profile: Profile = "embedded", as_json: AsJson = False) -> None:
     """Look at device, driver, memory, disk, cache, versions and services, and say what to do; a problem ends with exit code 1.
 
@@ -218,7 +233,13 @@ def doctor(profile: Profile = "embedded", as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command("import", epilog="Example: persona-assets import ~/results/n12 --study ancestor --engine vllm --dry-run")
+@app.command(
+    "import",
+    epilog=_examples(
+        "persona-assets import ~/results/n12 --study earlier --dry-run",
+        "persona-assets import ~/results/n12 --study earlier --state all=here",
+    ),
+)
 def import_(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Directory of results of an earlier study, or one file of it.")],
     study: Annotated[str, typer.Option("--study", help="Name of the imported study here.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,17 @@ def test_the_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[st
     said = " ".join(capsys.readouterr().out.split())
     assert "Exit codes: 0 done; 1 it could not be done" in said
     assert "2 the command was written wrongly" in said
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_the_help_has_examples_that_are_taken(name: str) -> None:
+    command = COMMANDS[name]
+    title, *examples = command.epilog.split("\n\n")
+    assert title == "Examples:" and examples
+    for example in examples:
+        program, called, *arguments = shlex.split(example.partition(" > ")[0])
+        assert (program, called) == ("persona-assets", name)
+        command.make_context(name, arguments)  # a UsageError where it is written wrongly
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def served(site: Site) -> Iterator[Server]:
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a server and everything that it started."""
-    for sign, patience in ((signal.SIGINT, 20), (signal.SIGKILL, 10)):
+    for sign, patience in ((signal.SIGINT, 3), (signal.SIGKILL, 10)):  # nothing is left that would have to be saved
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -188,7 +188,19 @@ class Visit:
         self.page.keyboard.insert_text(selection)
         self.page.keyboard.press("Enter")
         self.page.keyboard.press("Escape")
-        self.page.wait_for_timeout(1500)
+        self.settle()
+
+    def launchpad(self) -> None:
+        """Open the launchpad from the page of an asset."""
+        self.page.locator("button:has-text('Materialize…') >> xpath=following::button[1]").click()
+        self.see("Open launchpad").click()
+        self.see("No errors")
+
+    def configure(self, config: str) -> None:
+        """Write a config into the launchpad."""
+        self.page.locator(".CodeMirror:visible").last.click()
+        self.page.keyboard.press("Control+A")
+        self.page.keyboard.insert_text(config)
 
     def dialog(self) -> Locator:
         """The dialog that asks for partitions."""
@@ -200,8 +212,8 @@ class Visit:
         """Choose one partition in the dialog, of those that it offers."""
         self.dialog().get_by_text("Custom", exact=True).click()
         choose_all = self.page.get_by_text("Select all (").filter(visible=True)
-        for _ in range(5):  # while the dialog still moves, its list closes at once
-            self.page.wait_for_timeout(1000)
+        for _ in range(20):  # while the dialog still moves, its list closes at once
+            self.settle()
             if choose_all.count():
                 break
             self.dialog().get_by_text("partitions selected").click()

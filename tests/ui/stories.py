@@ -54,7 +54,7 @@ def set_the_stage(site: Site) -> Stage:
     with site.opened() as opened:
         failed["no gpu"] = fail(opened, "training_answers", with_runtime(device="cuda"), FAILED)
         opened.run("larger", "base model")
-        opened.run("larger", "personas", personas=(FAILED,))
+        opened.run("larger", "personas", *CHAIN, personas=(FAILED,))
         with full_disk():
             failed["disk"] = fail(opened, "larger/eval_cells", partition=FAILED)
         opened.run("larger", "eval cells", personas=(GOOD,))

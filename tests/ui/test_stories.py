@@ -135,7 +135,7 @@ def test_backfill_what_is_missing_or_failed(visits: Visits, server: Server) -> N
         visit.picture("failed_and_missing")
         visit.click("Launch")
         server.wait_for("the end of the backfill", lambda: _all_are_tried(server.partitions("larger", "eval_cells")), 300)
-        visit.asset("larger", "eval_cells", view="partitions")
+        visit.asset("larger", "eval_cells", view="partitions", partition=FAILED)
         for count in ("Missing (0)", "Failed (0)", f"Materialized ({everyone})"):
             visit.see(count, patience=30)
         visit.picture("after")
@@ -167,7 +167,7 @@ def test_switch_the_re_evaluation_on(visits: Visits, server: Server) -> None:
         visit.see("Select an evaluation time to simulate")
         ticks = visit.page.get_by_text("6:00 AM UTC").filter(visible=True)
         ticks.last.click()
-        visit.page.wait_for_timeout(1000)
+        visit.settle()
         ticks.last.click()  # a tick to come: what was measured after a past one is not measured again for it
         visit.click("Continue")
         visit.see("1 run requests")
@@ -192,7 +192,9 @@ def test_switch_the_re_evaluation_on(visits: Visits, server: Server) -> None:
         visit.see("verdict", exact=True)
         visit.picture("verdict")
         visit.asset("large", "remeasurement_drift")
-        visit.see("remeasurement_tests").scroll_into_view_if_needed()
+        visit.see("verdict_first").scroll_into_view_if_needed()
+        for column in ("rate_before", "rate_now"):
+            visit.see(column, exact=True)
         visit.picture("both_measurements")
         server.wait_for("the write-up", lambda: server.site.data_versions(write_up) != written_before or None, 300)
     report = (server.site.lake / write_up / "report.md").read_text(encoding="utf-8")
@@ -222,6 +224,22 @@ def test_a_failure_says_what_to_do(visits: Visits, stage: Stage) -> None:
             visit.open(f"/runs/{run.run_id}")
             visit.page.get_by_text(re.compile(SAID[what])).filter(visible=True).first.wait_for()
             visit.picture(what.replace(" ", "_"))
+
+
+def test_the_launchpad_refuses_what_it_does_not_know(visits: Visits) -> None:
+    """Before anything is started: the field is named, and nothing can be launched until the value is one there is."""
+    with visits.story("6_launchpad") as visit:
+        visit.asset("training_answers")
+        visit.launchpad()
+        visit.see("Opens the registry that a reference names")  # what a resource is for stands beside the editor
+        visit.picture("defaults")
+        config = "resources:\n  model_runtime:\n    config:\n      device: {}\n"
+        visit.configure(config.format("gpu"))
+        visit.see("resources:model_runtime:config:device not in enum type Device got gpu")
+        expect(visit.page.get_by_role("button", name="Materialize").last).to_be_disabled()
+        visit.picture("refused")
+        visit.configure(config.format("cpu"))
+        visit.see("No errors")
 
 
 def test_a_bad_study_file_is_shown_and_mended(visits: Visits, server: Server) -> None:
