@@ -192,9 +192,9 @@ def test_switch_the_re_evaluation_on(visits: Visits, server: Server) -> None:
         visit.see("verdict", exact=True)
         visit.picture("verdict")
         visit.asset("large", "remeasurement_drift")
-        visit.see("verdict_first").scroll_into_view_if_needed()
-        for column in ("rate_before", "rate_now"):
-            visit.see(column, exact=True)
+        visit.see("verdict_first")
+        for column in ("rate_before", "rate_now"):  # of the table that is shown, below the list of its columns
+            visit.page.get_by_text(column, exact=True).last.scroll_into_view_if_needed()
         visit.picture("both_measurements")
         server.wait_for("the write-up", lambda: server.site.data_versions(write_up) != written_before or None, 300)
     report = (server.site.lake / write_up / "report.md").read_text(encoding="utf-8")
@@ -228,7 +228,7 @@ def test_a_failure_says_what_to_do(visits: Visits, stage: Stage) -> None:
 
 def test_the_launchpad_refuses_what_it_does_not_know(visits: Visits) -> None:
     """Before anything is started: the field is named, and nothing can be launched until the value is one there is."""
-    with visits.story("6_launchpad") as visit:
+    with visits.story("5_launchpad") as visit:
         visit.asset("training_answers")
         visit.launchpad()
         visit.see("Opens the registry that a reference names")  # what a resource is for stands beside the editor
@@ -246,7 +246,7 @@ def test_a_bad_study_file_is_shown_and_mended(visits: Visits, server: Server) ->
     """The UI names file, line, field and reason; after the correction everything is there again."""
     file = server.site.studies / PROFILE / "larger.yaml"
     good = file.read_text(encoding="utf-8")
-    with visits.story("5_bad_study_file") as visit:
+    with visits.story("6_bad_study_file") as visit:
         file.write_text(good.replace("parent: large", "parent: larg"), encoding="utf-8")
         visit.open("/deployment/locations")
         visit.see("persona", exact=True)
