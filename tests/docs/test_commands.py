@@ -80,12 +80,11 @@ def run(body: str, site: Site) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def site(large_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """The small deployment under the names that the pages use: n12 and n24 in place of `small` and `large`."""
+    """The small deployment with two studies of its personas, the smallest that there can be, under the names of the pages."""
     site = large_site.copy(tmp_path_factory.mktemp("docs") / "site")
-    for old, new in (("small", "n12"), ("large", "n24")):
-        study = yaml.safe_load((site.studies / PROFILE / f"{old}.yaml").read_text(encoding="utf-8"))
-        study |= {"parent": "n12"} if new == "n24" else {}
-        (site.studies / PROFILE / f"{new}.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    for old, new, fields in (("small", "n12", {"panel_size": 4}), ("large", "n24", {"panel_size": 5, "parent": "n12"})):
+        study = (site.studies / PROFILE / f"{old}.yaml").rename(site.studies / PROFILE / f"{new}.yaml")
+        study.write_text(yaml.safe_dump(yaml.safe_load(study.read_text(encoding="utf-8")) | fields), encoding="utf-8")
     (site.root / "data_lake").symlink_to(site.lake)
     return site
 
