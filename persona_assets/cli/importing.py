@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -18,6 +17,7 @@ from persona_assets.ancestor.gathering import Centring, Gathered, Line, Options,
 from persona_assets.ancestor.identity import HERE, PROMPTS, build_identity, read_statements
 from persona_assets.ancestor.reading import AncestorError
 from persona_assets.catalog import load_catalog
+from persona_assets.cli.conditions import conditions_here
 from persona_assets.imported import Identity, Imported
 from persona_assets.panel import CATEGORIES, Category
 from persona_assets.product_files import write_whole
@@ -27,7 +27,6 @@ from persona_assets.study_file import STUDY_NAME, ImportedStudyFile, read_study_
 from persona_assets.yaml_files import model_from
 
 if TYPE_CHECKING:
-    from persona_assets.assets.products import Products
     from persona_assets.cli.deployment import Deployment
 
 _HEADER = "# Written by `persona-assets import`. Of this file only `analysis` may be edited; import again for anything else.\n"
@@ -166,45 +165,6 @@ def _options(deployment: Deployment, request: Request) -> Options:
         centring=request.centring,
         categories=categories,
     )
-
-
-def conditions_here(products: Products) -> dict[str, object]:
-    """The conditions under which this profile measures, as far as they are known.
-
-    The digests of base model and chat template need the base model in the lake; what an engine settles when it starts (its
-    arguments, a device of `auto`) needs replies of the base model, drawn as the profile draws them now.
-    """
-    from persona_assets.assets.shared import measurement_identity
-
-    profile = products.catalog.profile
-    runtime = profile.runtime
-    found: dict[str, object] = {
-        "engine": runtime.engine,
-        "decoder": runtime.decoder if runtime.engine == "transformers" else runtime.engine,
-        "weights": runtime.weights,
-        "dtype": runtime.dtype,
-        "device": None if runtime.device == "auto" else runtime.device,
-        **profile.evaluation.sampling.model_dump(mode="json"),
-    }
-    try:
-        found["engine_version"] = version(runtime.engine)
-    except PackageNotFoundError:
-        found["engine_version"] = None
-    if products.store.manifest(products.base_path) is not None:
-        found |= measurement_identity(products)
-    settled = _recorded_identity(products)
-    return found | {name: settled.get(name) for name in ("engine_arguments", "device") if found.get(name) is None}
-
-
-def _recorded_identity(products: Products) -> Mapping[str, object]:
-    """Identity of the base model's replies in the lake, if they were drawn as the profile draws them now."""
-    for persona in products.catalog.panel.ids:
-        product = products.base_cells(persona)
-        if products.state(product) == "current":
-            identity = products.store.verified(product.path).facts["identity"]
-            assert isinstance(identity, Mapping)
-            return identity
-    return {}
 
 
 def _plan(deployment: Deployment, request: Request, assembly: Assembly) -> AnalysisPlan:

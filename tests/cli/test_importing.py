@@ -18,7 +18,8 @@ from persona_assets.ancestor.reading import AncestorError
 from persona_assets.catalog import load_catalog
 from persona_assets.cli import importing
 from persona_assets.cli.app import app
-from persona_assets.cli.importing import Outcome, Request, conditions_here, import_study, load_study
+from persona_assets.cli.conditions import conditions_here
+from persona_assets.cli.importing import Outcome, Request, import_study, load_study
 from persona_assets.errors import ConfigurationError, LakeError
 from persona_assets.imported import IMPORTED_TABLES
 
