@@ -159,9 +159,9 @@ class Visit:
         self.page.goto(f"{self.server.url}{path}", wait_until="commit")
 
     def settle(self) -> None:
-        """Wait until the page has all that it asked the server for."""
+        """Wait until the page has all that it asked the server for, or three seconds: some of it asks all the time."""
         quiet = 0
-        for _ in range(100):
+        for _ in range(30):
             self.page.wait_for_timeout(100)
             quiet = 0 if self.asked else quiet + 1
             if quiet == 3:
