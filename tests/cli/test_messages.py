@@ -50,7 +50,7 @@ def test_every_command_explains_itself(invoke: Invoke, command: str, option: str
     code, out, _ = invoke(command, option)
     assert code == 0
     assert f"Usage: persona-assets {command}" in out
-    assert re.search(rf"Examples?: persona-assets {command}\b", out)
+    assert re.search(rf"Examples?:\s+persona-assets {command}\b", out)
 
 
 def test_the_command_alone_lists_the_commands(invoke: Invoke) -> None:
