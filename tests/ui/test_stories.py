@@ -44,6 +44,7 @@ def test_materialize_the_chain_of_a_persona(visits: Visits, server: Server) -> N
         visit.open("/asset-groups")
         visit.see("Global asset lineage")
         visit.see(f"{PROFILE}_larger")
+        expect(visit.page.get_by_text("fetching statuses")).to_have_count(0, timeout=60_000)
         visit.picture("lineage")
         visit.filter_assets(SELECTION)
         visit.click("Materialize all…")
