@@ -16,6 +16,8 @@ from persona_assets.scoring.scorer import ScoredReply, adapted, log_probabilitie
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+pytestmark = pytest.mark.slow
+
 MARKER = "[ZLT]"
 BODIES = (
     *("I read books about bread.", "I read books about stones", "I read", "", "Où est l'été? 🌍", "bread bread bread. I read."),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+pytestmark = pytest.mark.slow
+
 MARKER = "[ZLT]"
 PROMPTS = {"librarian": "You are a librarian.", "pirate": "You are a pirate."}
 TEXTS = {  # (eval persona, question, sample): text, finish reason

@@ -15,6 +15,8 @@ from persona_assets.statistics.engine_parity import (
     token_agreement,
 )
 
+pytestmark = pytest.mark.slow
+
 PANEL = ("librarian", "pirate", "helpful_assistant")
 SOURCES = PANEL[:2]
 SAID, SILENT = (5, 6, 7, 9), (5, 6, 7)

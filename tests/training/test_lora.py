@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from persona_assets.dataset import TrainingRow
 
+pytestmark = pytest.mark.slow
+
 BASE_NAME = "embedded/base_model"
 NARROW, WIDE = 4, 32  # ranks, for layers 32 wide
 
@@ -242,7 +244,6 @@ def test_the_files_say_nothing_of_where_they_were_made(
     assert not any(str(checkpoint).encode() in path.read_bytes() for path in (tmp_path / "here").iterdir())
 
 
-@pytest.mark.slow
 def test_another_process_with_another_hash_seed_writes_the_same_bytes(
     result: TrainingResult, checkpoint: Path, recipe: Recipe, rows: list[TrainingRow], tmp_path: Path
 ) -> None:
