@@ -81,9 +81,9 @@ def _changed(
             reference = study.inherited_adapters[persona, seed]
             if manifest is None or reference.scheme in silent:  # not pulled yet: whoever runs the study pulls it
                 continue
-            if reference.scheme not in opened:
-                opened[reference.scheme] = stack.enter_context(registry.opened(reference))
             try:
+                if reference.scheme not in opened:
+                    opened[reference.scheme] = stack.enter_context(registry.opened(reference))
                 digest = opened[reference.scheme].resolve(reference).digest
             except RegistryError as error:
                 context.log.warning(f"{reference}: {error}")
