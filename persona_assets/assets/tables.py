@@ -24,6 +24,7 @@ from persona_assets.assets.products import TABLE_PRODUCTS, Products, table_names
 from persona_assets.assets.recording import NOTHING, here, materialize_one
 from persona_assets.assets.table_steps import TableStep, table_steps
 from persona_assets.catalog import Catalog
+from persona_assets.numerics import one_thread
 from persona_assets.store import Manifest
 from persona_assets.study import Study
 from resources.lake import Lake
@@ -63,7 +64,8 @@ def _table_asset(step: TableStep, study: Study, catalog: Catalog) -> AssetsDefin
         data = StudyData(study, products, warehouse)
 
         def write(staging: Path) -> Mapping[str, object]:
-            tables = step.compute(data)
+            with one_thread():
+                tables = step.compute(data)
             for name, frame in tables.items():
                 frame.write_parquet(staging / f"{name}{TABLE_SUFFIX}")
             return {"rows": {name: frame.height for name, frame in tables.items()}}
