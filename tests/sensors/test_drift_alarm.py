@@ -20,6 +20,8 @@ from deployments import PROFILE, Opened, new_site
 from persona_assets.alerts import Alert
 from resources.notifier import Notifier
 
+pytestmark = pytest.mark.slow
+
 CHECKED = AssetKey([PROFILE, "large", "remeasurement_drift"])
 
 
