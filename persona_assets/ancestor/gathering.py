@@ -74,7 +74,6 @@ class Gathered:
         centroids: as read.
         training: by source.
         adapters: digest by source and training seed.
-        skipped_files: number of files without a known layout.
     """
 
     root: Path
@@ -86,7 +85,6 @@ class Gathered:
     centroids: Centroids | None = None
     training: dict[str, TrainingData] = field(default_factory=dict)
     adapters: dict[tuple[str, int], str] = field(default_factory=dict)
-    skipped_files: int = 0
 
     @property
     def refused(self) -> list[Line]:
@@ -133,11 +131,11 @@ def gather(path: Path, options: Options) -> Gathered:
     _read_adapters(gathered, found, options, known)
     _read_base(gathered, found)
     _read_centroids(gathered, found)
-    gathered.skipped_files = len(found.unknown)
     if found.unknown:
         named = ", ".join(gathered.place(file) for file in found.unknown[:5])
         more = f" and {len(found.unknown) - 5} more" if len(found.unknown) > 5 else ""
-        gathered.tell("skipped", gathered.root, f"{len(found.unknown)} files of no known layout: {named}{more}")
+        files = "file" if len(found.unknown) == 1 else "files"
+        gathered.tell("skipped", gathered.root, f"{len(found.unknown)} {files} of no known layout: {named}{more}")
     return gathered
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from dagster import ConfigurableResource
@@ -11,7 +12,9 @@ from pydantic.fields import FieldInfo
 from definitions import defs
 from persona_assets.assets.adapters import AdapterConfig
 from persona_assets.assets.cells import EvalCellsConfig
+from persona_assets.study import Runtime
 from resources.lake import REPOSITORY
+from resources.model_runtime import Device
 
 
 def fields() -> dict[str, FieldInfo]:
@@ -36,6 +39,10 @@ def fields() -> dict[str, FieldInfo]:
 def test_a_field_has_a_description_and_a_default(place: str, field: FieldInfo) -> None:
     assert field.description and len(field.description) > 20, place
     assert not field.is_required(), place
+
+
+def test_the_devices_are_those_of_a_profile() -> None:
+    assert [device.value for device in Device] == list(get_args(Runtime.model_fields["device"].annotation))
 
 
 def test_the_page_names_every_field() -> None:

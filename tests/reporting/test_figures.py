@@ -203,9 +203,11 @@ def assert_same_bytes(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("drawn", [12], indirect=True)
-def test_bytes_do_not_change_between_renderings(files: Path, tmp_path: Path) -> None:
-    for drawing in draw_all(12, tables(12)).values():
+def test_bytes_do_not_change_between_renderings(
+    drawn: tuple[int, Tables, dict[str, Drawing]], files: Path, tmp_path: Path
+) -> None:
+    n, t, _ = drawn
+    for drawing in draw_all(n, t).values():
         drawing.write(tmp_path)
     assert_same_bytes(files, tmp_path)
 

@@ -67,10 +67,10 @@ def test_files_keep_the_limits(drawn: tuple[int, dict[str, Drawing]], tmp_path: 
         assert max(used.x1 - width, used.y1 - height) <= 0.01, name
 
 
-@pytest.mark.parametrize("drawn", [12], indirect=True)
 def test_bytes_do_not_change_between_renderings(drawn: tuple[int, dict[str, Drawing]], tmp_path: Path) -> None:
-    again = draw_all(12)
-    for name, drawing in drawn[1].items():
+    n, drawings = drawn
+    again = draw_all(n)
+    for name, drawing in drawings.items():
         first, second = drawing.write(tmp_path / "a"), again[name].write(tmp_path / "b")
         for one, other in ((first.png, second.png), (first.pdf, second.pdf), (first.meta, second.meta)):
             assert one.read_bytes() == other.read_bytes(), one.name

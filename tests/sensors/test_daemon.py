@@ -35,13 +35,6 @@ FOLLOWING = "follow_registries_of_embedded_small"
 GROWING = "complete_embedded_small_when_its_panel_grows"
 DRIFT = AssetKey([PROFILE, "large", "remeasurement_drift"])
 GROWN = LARGE[: len(SMALL) + 1]
-QUEUE = """
-run_coordinator:
-  module: dagster.core.run_coordinator
-  class: QueuedRunCoordinator
-  config:
-    dequeue_interval_seconds: 1
-"""
 BY_FILE, BY_HUB, BY_WANDB = PULLED = SMALL[:3]  # neighbours: one run pulls them, one measures them
 
 
@@ -132,8 +125,6 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registries]
 def set_the_stage(large_site: Site, registries: Registries, root: Path, cron: str) -> Site:
     """Both studies are measured, three adapters were pulled; a persona was added to `small`, one of `large` is unmeasured."""
     site = large_site.copy(root)
-    with (site.root / "home" / "dagster.yaml").open("a", encoding="utf-8") as file:
-        file.write(QUEUE)
     registries.upload({persona: weights(site, persona) for persona in PULLED})
     site.edit(f"{PROFILE}/small.yaml", lambda study: study.update(inherited_adapters=registries.references))
     with site.opened() as opened:

@@ -14,7 +14,7 @@ from persona_assets.statistics.power import power, rule_design
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("n", "studies"), [(24, 800), (48, 250)])
+@pytest.mark.parametrize(("n", "studies"), [(24, 1500), (48, 700)])
 def test_every_test_holds_its_level_or_is_known_not_to(n: int, studies: int) -> None:
     table = false_positive_rates(n=n, studies=studies, seed=1)
     assert dict(table.schema) == CALIBRATION_SCHEMA
