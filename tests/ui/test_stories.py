@@ -257,7 +257,12 @@ def test_a_bad_study_file_is_shown_and_mended(visits: Visits, server: Server) ->
         visit.picture("error")
         file.write_text(good, encoding="utf-8")
         visit.click("Reload again")
-        visit.see("Loaded")
+        expect(visit.page.get_by_text("Code location error")).to_have_count(0, timeout=60_000)
+        visit.see("Loaded", exact=True)
         visit.group("larger")
+        visit.see("overview", exact=True)
+        visit.settle()  # what the browser remembers is shown first
+        expect(visit.page.get_by_text("Empty graph")).to_have_count(0)
+        expect(visit.page.get_by_text("loaded with errors")).to_have_count(0)
         visit.see("overview", exact=True)
         visit.picture("mended")
