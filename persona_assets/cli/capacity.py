@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from persona_assets.capacity.needs import gib
@@ -55,7 +56,7 @@ def print_estimate(name: str, found: Estimate) -> None:
             _time(row.wall_seconds),
             "" if row.least_seconds is None else _time(row.least_seconds),
             gib(row.disk) if row.disk else "",
-            row.source.split(":")[0].split(" on ")[0],
+            escape(row.source.split(":")[0].split(" on ")[0]),
         )
     console.print(table)
     missing = found.not_measured
@@ -65,7 +66,7 @@ def print_estimate(name: str, found: Estimate) -> None:
         f"disk {gib(found.total('disk'))}{more}"
     )
     for sentence in found.assumptions:
-        console.print(f"[dim]{sentence}[/dim]")
+        console.print(f"[dim]{escape(sentence)}[/dim]")
 
 
 def _time(seconds: float | None) -> str:
@@ -79,8 +80,7 @@ def _time(seconds: float | None) -> str:
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print each finding with what to do about it."""
     for finding in findings:
-        console.print(
-            f"[{_STYLES[finding.level]}]{finding.level:8}[/] {finding.name}: {finding.found}", highlight=False, soft_wrap=True
-        )
+        level = f"[{_STYLES[finding.level]}]{finding.level:8}[/]"
+        console.print(f"{level} {escape(finding.name)}: {escape(finding.found)}", highlight=False, soft_wrap=True)
         if finding.advice:
-            console.print(f"         {finding.advice}", highlight=False, soft_wrap=True)
+            console.print(f"         {escape(finding.advice)}", highlight=False, soft_wrap=True)

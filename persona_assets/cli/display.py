@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -37,6 +39,7 @@ def run_with_display(deployment: Deployment, study: Study, *, as_json: bool = Fa
     Raises:
         StudyRunError: a stage failed.
     """
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, one for each model loaded, would tear ours apart
     shown = Console(stderr=True, width=None if sys.stderr.isatty() else 120) if as_json else console
     started = time.monotonic()
     worked = False
@@ -92,10 +95,7 @@ def _progress_bars(shown: Console) -> Iterator[None]:
         def show(event: ProgressEvent) -> None:
             if event.stage not in tasks:
                 tasks[event.stage] = bars.add_task(event.stage, total=event.total, now="")
-            left = "" if event.seconds_left is None or event.done == event.total else f"  {event.seconds_left:.0f} s left"
-            note = f" ({event.note})" if event.note else ""
-            now = "" if event.done == event.total and not event.note else f"{event.key}{note}{left}"
-            bars.update(tasks[event.stage], completed=event.done, now=now)
+            bars.update(tasks[event.stage], completed=event.done, now=escape(_beside_the_bar(event)))
 
         stop = listen(show)
         try:
@@ -104,18 +104,27 @@ def _progress_bars(shown: Console) -> Iterator[None]:
             stop()
 
 
+def _beside_the_bar(event: ProgressEvent) -> str:
+    """Who was the last, what there is to say of it, and the time left; nothing once all went well."""
+    if event.done == event.total and not event.note:
+        return ""
+    note = f" ({event.note})" if event.note else ""
+    left = "" if event.seconds_left is None or event.done == event.total else f"  {event.seconds_left:.0f} s left"
+    return f"{event.key}{note}{left}"
+
+
 def print_result(result: StudyResult) -> None:
     """Print source rates, the largest |rho|, gates, bucket and confidence, and where to find the rest."""
-    _print_rates(result.source_rates)
+    _print_rates(result.source_rates, result.confidence_level)
     if result.imported is not None:
         identity = result.imported["measurement_identity"]
-        console.print(f"Imported from {result.imported['source']}. Measurement identity: {identity}.")
+        console.print(escape(f"Imported from {result.imported['source']}. Measurement identity: {identity}."))
         for each in result.imported["not_supported"]:
-            console.print(f"[yellow]Not supported:[/yellow] {each['what']}: {each['why']}")
+            console.print(f"[yellow]Not supported:[/yellow] {escape(each['what'])}: {escape(each['why'])}")
     if result.analysis is not None:
         _print_analysis(result.analysis)
     for line in result.outside:
-        console.print(line, soft_wrap=True)
+        console.print(escape(line), soft_wrap=True)
 
 
 def _print_analysis(found: Analysis) -> None:
@@ -130,19 +139,20 @@ def _print_analysis(found: Analysis) -> None:
             f"significant at {strongest['n_layers_raw']} of {strongest['n_layers']} "
             f"layers raw, {strongest['n_layers_holm']} after Holm)"
         )
-    console.print(f"Inherited drift: {found.drift['verdict']}" + (f" ({found.drift['note']})" if found.drift["note"] else ""))
-    console.print(f"Bucket: [bold]{found.bucket}[/bold]   Confidence: [bold]{found.confidence}[/bold] ({found.reasons})")
+    note = f" ({found.drift['note']})" if found.drift["note"] else ""
+    console.print(escape(f"Inherited drift: {found.drift['verdict']}{note}"))
+    console.print(f"Bucket: [bold]{found.bucket}[/bold]   Confidence: [bold]{found.confidence}[/bold] ({escape(found.reasons)})")
     if found.plan_changes:
-        console.print(f"[yellow]Changed since the first measurement:[/yellow] {found.plan_changes}")
-    console.print(f"Figures:   {found.figures}", soft_wrap=True)
-    console.print(f"Warehouse: {found.warehouse}", soft_wrap=True)
+        console.print(f"[yellow]Changed since the first measurement:[/yellow] {escape(found.plan_changes)}")
+    console.print(escape(f"Figures:   {found.figures}"), soft_wrap=True)
+    console.print(escape(f"Warehouse: {found.warehouse}"), soft_wrap=True)
 
 
-def _print_rates(rates: Sequence[Mapping[str, Any]]) -> None:
+def _print_rates(rates: Sequence[Mapping[str, Any]], level: float) -> None:
     table = Table(title="Source rates", title_justify="left", box=None, padding=(0, 2))
     for name in ("persona", "category", "cohort"):
         table.add_column(name)
-    for name in ("seed", "rate", "95 % interval", "base rate"):
+    for name in ("seed", "rate", f"{100 * level:g} % interval", "base rate"):
         table.add_column(name, justify="right")
     for row in rates:
         table.add_row(
@@ -187,11 +197,12 @@ def print_status(rows: Sequence[AssetStatus]) -> None:
 
 
 def print_frame(frame: pl.DataFrame) -> None:
-    """Print a query's rows."""
+    """Print a query's rows; what is in brackets is text like any other, a marker above all."""
     table = Table(box=None, padding=(0, 2))
     for name, dtype in frame.schema.items():
-        table.add_column(name, justify="right" if dtype.is_numeric() else "left")
+        table.add_column(escape(name), justify="right" if dtype.is_numeric() else "left")
     for row in frame.rows():
-        table.add_row(*("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+        cells = ("" if value is None else f"{value:.4g}" if isinstance(value, float) else escape(str(value)) for value in row)
+        table.add_row(*cells)
     console.print(table)
     console.print(f"[dim]{frame.height} rows[/dim]")

@@ -52,6 +52,7 @@ class StudyResult:
     Attributes:
         profile: whose study.
         study: its name.
+        confidence_level: of the intervals.
         source_rates: a row for each source persona and seed, by the columns of `RATE_COLUMNS`.
         imported: source, measurement identity and what the data do not support; None for a study that is measured here.
         analysis: None for a study without one.
@@ -60,6 +61,7 @@ class StudyResult:
 
     profile: str
     study: str
+    confidence_level: float
     source_rates: list[dict[str, Any]]
     imported: dict[str, Any] | None
     analysis: Analysis | None
@@ -80,6 +82,7 @@ def study_result(deployment: Deployment, study: Study) -> StudyResult:
     return StudyResult(
         profile=deployment.catalog.profile.name,
         study=study.name,
+        confidence_level=study.analysis.confidence_level,
         source_rates=rates.select(RATE_COLUMNS).to_dicts(),
         imported=None
         if imported is None
