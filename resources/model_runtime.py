@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -20,6 +22,9 @@ from persona_assets.workers import Outcome, shared_pool
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
+
+# `release_models` freezes what is there, and DuckDB reports on the terminal as leaked what is still frozen at the end.
+atexit.register(gc.unfreeze)
 
 
 class Device(str, Enum):  # noqa: UP042  # Dagster's config knows no other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,8 @@ class Site:
         """Run a study and return what was printed; it must succeed."""
         done = self.cli("run", study, more=more)
         assert done.returncode == 0, done.stdout + done.stderr
+        # Nothing but our own display is on the terminal: no bars of libraries, nothing that they say when they end.
+        assert not re.search("it/s|leaked", done.stdout + done.stderr), done.stderr
         return done.stdout
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,13 @@ def test_the_runtime_leaves_the_choice_alone(monkeypatch: pytest.MonkeyPatch) ->
     profile = load_catalog(REPOSITORY / "studies", "qwen2.5-7b").profile
     (outcome,) = ModelRuntime(device="cpu").run(profile, visible_devices, {"key": None})
     assert outcome.result == {"visible": "2"}
+
+
+def test_a_process_ends_in_silence() -> None:
+    """What is frozen when models are freed is thawed at the end; DuckDB would call it leaked, in front of the user."""
+    code = "import resources.model_runtime, duckdb, gc; duckdb.sql('SELECT 1').fetchall(); gc.freeze()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_models_stay_from_task_to_task_and_go_between_steps() -> None:
