@@ -201,13 +201,15 @@ def compute_power(data: StudyData) -> Tables:
 
 def compute_attenuation(data: StudyData) -> Tables:
     """Table `attenuation`: |rho| over the study and its ancestors."""
-    from persona_assets.statistics.attenuation import absent_studies, attenuation
+    from persona_assets.statistics.attenuation import Conditions, absent_studies, attenuation
 
     study, plan = data.study, data.study.analysis
-    lineage = {each.name: observations(data, each) for each in (*reversed(study.ancestors), study) if analysed(each)}
+    lineage = [each for each in (*reversed(study.ancestors), study) if analysed(each)]
+    frames = {each.name: checked_frames(data, each) for each in lineage}
     table = attenuation(
-        lineage,
+        {each.name: frames[each.name].observations(each.panel.anchor) for each in lineage},
         plan.primary_layers,
+        Conditions({name: own.measurements for name, own in frames.items()}, plan.identity_override),
         seed=plan.seed,
         resamples=plan.bootstrap_resamples,
         confidence=plan.confidence_level,

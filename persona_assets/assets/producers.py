@@ -21,7 +21,7 @@ VERSIONS = {
     "regressions": "3",
     "off_diagonal": "1",
     "power": "1",
-    "attenuation": "1",
+    "attenuation": "2",
     "gates": "2",
     "inherited_drift": "2",
     "remeasurement_drift": "1",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from persona_assets.statistics.attenuation import attenuation
+from persona_assets.statistics.attenuation import Conditions, attenuation
 from persona_assets.statistics.baselines import baseline_rows, surface_predictors
 from persona_assets.statistics.continuous import continuous_rows
 from persona_assets.statistics.cross_validation import cross_validation
@@ -201,9 +201,11 @@ def analyse(
     )
     tables |= {"gates": gates.gates, "outcome": gates.outcome, "gate_details": gates.details}
     family = {other: data.observations(anchor) for other, data in (ancestors or {}).items()}
+    conditions = {other: data.measurements for other, data in (ancestors or {}).items()} | {name: frames.measurements}
     tables["attenuation"] = attenuation(
         {**family, name: panel},
         plan.primary_layers,
+        Conditions(conditions, plan.identity_override),
         seed=plan.seed,
         resamples=resamples,
         confidence=confidence,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from persona_assets.conventions import BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
-from persona_assets.statistics.correlations import spearman
+from persona_assets.statistics.correlations import MINIMUM_N, spearman
+from persona_assets.statistics.identity import conditions_apart
 from persona_assets.statistics.partial import partial_spearman
 from persona_assets.statistics.ranks import (
+    NO_INTERVAL,
     average_ranks,
     bootstrap_spearman,
     bootstrap_weights,
@@ -31,9 +34,38 @@ FAMILY = "attenuation"
 SUBPANEL_SIZES = (12, 24)
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """Which studies may be compared.
+
+    Attributes:
+        measurements: table `measurements` of each study by name.
+        override: the plan's reason for comparing measurements of different identity.
+    """
+
+    measurements: Mapping[str, pl.DataFrame]
+    override: str | None = None
+
+    def between(self, one: str, other: str) -> tuple[str | None, str | None]:
+        """Return why two studies are not compared, and what is to be said if they are; None for neither.
+
+        Raises:
+            StatisticsError: there is no table of one of them.
+        """
+        if missing := [name for name in (one, other) if name not in self.measurements]:
+            raise StatisticsError(f"attenuation: no measurements of {', '.join(missing)}.")
+        apart = ", ".join(conditions_apart(self.measurements[one], self.measurements[other]))
+        if not apart:
+            return None, None
+        if self.override is None:
+            return f"confounded: {one} and {other} differ in conditions of measurement, or do not say them: {apart}", None
+        return None, f"compared although {apart} differ or are not known, by explicit override: {self.override}"
+
+
 def attenuation(
     studies: Mapping[str, StudyObservations],
     primary_layers: Sequence[int],
+    conditions: Conditions,
     *,
     seed: int,
     resamples: int = BOOTSTRAP_RESAMPLES,
@@ -46,6 +78,7 @@ def attenuation(
     Args:
         studies: observations by study name, this study and every ancestor; in any order.
         primary_layers: layers to compare at.
+        conditions: under which each study was measured.
         seed: seed of bootstrap and sub-panels.
         resamples: bootstrap resamples.
         subpanels: random sub-panels of each size.
@@ -57,10 +90,11 @@ def attenuation(
         `length_partial` (registered). Per layer and pair of studies: `ratio_abs_rho` of the larger panel to the
         smaller, interval from resampling personas of both together where one panel contains the other. Per layer and
         size: `subpanel_abs_rho`: median and interval of |rho| over random sub-panels of the largest panel, n the
-        size; where an ancestor has that size, p is the share of sub-panels with at least its |rho|.
+        size; where an ancestor has that size, p is the share of sub-panels with at least its |rho|. Between studies
+        measured under different or unknown conditions there is neither ratio nor p: the note says `confounded`.
 
     Raises:
-        StatisticsError: there is no study.
+        StatisticsError: there is no study, or one without measurements.
     """
     if not studies:
         raise StatisticsError("attenuation: no study was given.")
@@ -72,8 +106,8 @@ def attenuation(
         names = list(ordered)
         for i, smaller in enumerate(names):
             for larger in names[i + 1 :]:
-                rows.append(_ratio_row(smaller, larger, ordered, layer, seed, resamples, confidence))
-        rows += _subpanel_rows(ordered, layer, seed, subpanels, sizes, confidence)
+                rows.append(_ratio_row(smaller, larger, ordered, conditions, layer, seed, resamples, confidence))
+        rows += _subpanel_rows(ordered, conditions, layer, seed, subpanels, sizes, confidence)
     return tidy_frame(rows)
 
 
@@ -104,11 +138,11 @@ def subpanel_rhos(x: FloatArray, y: FloatArray, size: int, count: int, seed: int
         [count]; NaN where a sub-panel has no variation.
 
     Raises:
-        StatisticsError: size below 4 or above n.
+        StatisticsError: size below `MINIMUM_N` or above n.
     """
     n = len(y)
-    if not 4 <= size <= n:
-        raise StatisticsError(f"Sub-panels of {size} personas cannot be drawn from {n}; at least 4 are needed.")
+    if not MINIMUM_N <= size <= n:
+        raise StatisticsError(f"Sub-panels of {size} personas cannot be drawn from {n}; at least {MINIMUM_N} are needed.")
     random = generator("subpanels", seed, n, size)
     members = np.argpartition(random.random((count, n)), size - 1, axis=1)[:, :size]
     a, b = unit_scores(average_ranks(x[members])), unit_scores(average_ranks(y[members]))
@@ -130,9 +164,10 @@ def _study_rows(name: str, data: StudyObservations, layer: int, seed: int, resam
         return [row("abs_rho", layer, note=why), row("length_partial", layer, note=why)]
     weights = bootstrap_weights(data.n, resamples, "attenuation", seed)
     draws = np.abs(bootstrap_spearman(data.at(layer)[None], data.rate, weights)[0])
-    low, high = percentile_interval(draws, confidence) or (None, None)
+    interval = percentile_interval(draws, confidence)
+    low, high = interval or (None, None)
     partial, partial_p, partial_why = partial_spearman(data.at(layer), data.rate, [data.log_length])
-    note = f"rho {'negative' if rho < 0 else 'positive'}"
+    note = _joined(f"rho {'negative' if rho < 0 else 'positive'}", NO_INTERVAL if interval is None else None)
     return [
         row("abs_rho", layer, abs(rho), p=p, low=low, high=high, note=note),
         row("length_partial", layer, partial, p=partial_p, note=partial_why),
@@ -143,6 +178,7 @@ def _ratio_row(
     smaller: str,
     larger: str,
     studies: Mapping[str, StudyObservations],
+    conditions: Conditions,
     layer: int,
     seed: int,
     resamples: int,
@@ -155,21 +191,27 @@ def _ratio_row(
         return row("ratio_abs_rho", layer, note=why_few or why_many)
     if rho_few == 0.0:
         return row("ratio_abs_rho", layer, note=f"not estimable: rho of {smaller} is 0")
+    confounded, remark = conditions.between(smaller, larger)
+    if confounded:
+        return row("ratio_abs_rho", layer, note=confounded)
     ratio = abs(rho_many) / abs(rho_few)
     places = {persona: i for i, persona in enumerate(many.personas)}
     if not all(persona in places for persona in few.personas):
-        return row("ratio_abs_rho", layer, ratio, note="no interval: neither panel contains the other")
+        return row("ratio_abs_rho", layer, ratio, note=_joined("no interval: neither panel contains the other", remark))
     weights = bootstrap_weights(many.n, resamples, "attenuation_ratio", seed)
     shared = weights[:, [places[persona] for persona in few.personas]]
     top = np.abs(bootstrap_spearman(many.at(layer)[None], many.rate, weights)[0])
     bottom = np.abs(bootstrap_spearman(few.at(layer)[None], few.rate, shared)[0])
     draws = np.divide(top, bottom, out=np.full(resamples, np.nan), where=bottom > 0)
-    low, high = percentile_interval(draws, confidence) or (None, None)
-    return row("ratio_abs_rho", layer, ratio, low=low, high=high, note="personas of both panels resampled together")
+    interval = percentile_interval(draws, confidence)
+    low, high = interval or (None, None)
+    note = _joined(NO_INTERVAL if interval is None else "personas of both panels resampled together", remark)
+    return row("ratio_abs_rho", layer, ratio, low=low, high=high, note=note)
 
 
 def _subpanel_rows(
     studies: Mapping[str, StudyObservations],
+    conditions: Conditions,
     layer: int,
     seed: int,
     subpanels: int,
@@ -185,7 +227,7 @@ def _subpanel_rows(
         if not data.has_layer(layer):
             rows.append(row("subpanel_abs_rho", layer, n=size, note=f"not estimable: layer {layer} was not measured"))
             continue
-        if not 4 <= size < data.n:
+        if not MINIMUM_N <= size < data.n:
             note = f"not estimable: no sub-panels of {size} personas in {largest}, which has {data.n}"
             rows.append(row("subpanel_abs_rho", layer, n=size, note=note))
             continue
@@ -195,13 +237,14 @@ def _subpanel_rows(
             rows.append(row("subpanel_abs_rho", layer, n=size, note="not estimable: no variation"))
             continue
         low, high = percentile_interval(draws, confidence) or (None, None)
-        rows += _judged(row, studies, layer, size, draws, low, high, largest)
+        rows += _judged(row, studies, conditions, layer, size, draws, low, high, largest)
     return rows
 
 
 def _judged(
     row: RowTemplate,
     studies: Mapping[str, StudyObservations],
+    conditions: Conditions,
     layer: int,
     size: int,
     draws: FloatArray,
@@ -216,7 +259,13 @@ def _judged(
         return [row("subpanel_abs_rho", layer, median, n=size, low=low, high=high, note=base)]
     rows = []
     for name, rho in same_size:
-        share = (1 + int((draws >= abs(rho) - 1e-12).sum())) / (1 + draws.size)
+        confounded, remark = conditions.between(name, largest)
+        share = None if confounded else (1 + int((draws >= abs(rho) - 1e-12).sum())) / (1 + draws.size)
         note = f"{base}; p: share with at least the |rho| {abs(rho):.4f} of {name}"
+        note = f"{base}; no p: {confounded}" if confounded else _joined(note, remark)
         rows.append(row("subpanel_abs_rho", layer, median, p=share, n=size, low=low, high=high, note=note))
     return rows
+
+
+def _joined(*parts: str | None) -> str:
+    return "; ".join(part for part in parts if part)

@@ -10,7 +10,7 @@ from persona_assets.conventions import ALPHA, BOOTSTRAP_RESAMPLES, CONFIDENCE_LE
 from persona_assets.statistics.correlations import MINIMUM_N, holm, pearson, spearman
 from persona_assets.statistics.marker_scores import OUTCOMES, TRAINED, outcome_by_seed
 from persona_assets.statistics.partial import partial_spearman
-from persona_assets.statistics.ranks import bootstrap_spearman, bootstrap_weights, percentile_interval
+from persona_assets.statistics.ranks import NO_INTERVAL, bootstrap_spearman, bootstrap_weights, percentile_interval
 from persona_assets.statistics.tidy import RowTemplate, TidyRow, settled, tidy_frame
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _layers(
         rho, p, note = rhos[index]
         interval = None if draws is None or rho is None else percentile_interval(draws[index], confidence)
         if rho is not None and interval is None:
-            note = "no bootstrap interval: too many resamples without variation"
+            note = NO_INTERVAL
         low, high = interval or (None, None)
         partial, partial_p, partial_note = partial_spearman(x, values, [observations.log_length])
         rows += [

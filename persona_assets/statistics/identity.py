@@ -93,3 +93,19 @@ def same_conditions(row: dict[str, object], other: dict[str, object], columns: S
     mine, theirs = conditions_of(row, columns), conditions_of(other, columns)
     different = tuple(n for n in columns if mine[n] != theirs[n] or mine[n] == UNKNOWN)
     return not different, different
+
+
+def conditions_apart(one: pl.DataFrame, other: pl.DataFrame, ignore: Sequence[str] = ()) -> tuple[str, ...]:
+    """Conditions under which two studies were not measured alike: they differ, or some measurement does not say.
+
+    Args:
+        one: table `measurements` of a study.
+        other: table `measurements` of another.
+        ignore: columns that carry no condition.
+
+    Returns:
+        Their columns in alphabetical order; empty where all measurements of both share one known identity.
+    """
+    columns = sorted({*condition_columns(one, ignore), *condition_columns(other, ignore)})
+    rows = [conditions_of(row, columns) for row in (*one.to_dicts(), *other.to_dicts())]
+    return tuple(name for name in columns if len({row[name] for row in rows}) > 1 or any(row[name] == UNKNOWN for row in rows))

@@ -15,6 +15,9 @@ from persona_assets.statistics.tidy import generator
 if TYPE_CHECKING:
     from persona_assets.statistics.tidy import FloatArray, IntArray
 
+NO_INTERVAL = "no bootstrap interval: too many resamples without variation"
+"""What a row says where `percentile_interval` gives none."""
+
 
 def average_ranks(values: FloatArray) -> FloatArray:
     """Ranks along the last axis, ties averaged."""

@@ -15,7 +15,7 @@ from persona_assets.statistics.correlations import (
     pearson,
     spearman,
 )
-from persona_assets.statistics.ranks import bootstrap_spearman, bootstrap_weights, percentile_interval
+from persona_assets.statistics.ranks import NO_INTERVAL, bootstrap_spearman, bootstrap_weights, percentile_interval
 from persona_assets.statistics.tidy import (
     RowTemplate,
     StatisticsError,
@@ -144,7 +144,7 @@ def scan(
         interval = intervals.get(layer)
         low, high = interval or (None, None)
         if rho is not None and interval is None:
-            rho_note = "no bootstrap interval: too many resamples without variation"
+            rho_note = NO_INTERVAL
         rows += [
             row("pearson", layer, r, p=r_p, note=r_note),
             row("spearman", layer, rho, p=rho_p, low=low, high=high, note=rho_note),

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from persona_assets.reporting.figures import FigureContext
-from persona_assets.statistics.attenuation import attenuation
+from persona_assets.statistics.attenuation import Conditions, attenuation
 from persona_assets.statistics.baselines import baseline_rows, surface_predictors
 from persona_assets.statistics.cross_validation import cross_validation
 from persona_assets.statistics.drift import two_proportion_p
@@ -243,7 +243,9 @@ def attenuation_table(sizes: tuple[int, ...]) -> pl.DataFrame:
         )
         for n in sizes
     }
-    return attenuation(studies, (15, 12), seed=42, resamples=200, subpanels=300)
+    alike = pl.DataFrame({"source": ["a"], "seed": [42], "measurement": [1], "engine": ["transformers"]})
+    conditions = Conditions(dict.fromkeys(studies, alike))
+    return attenuation(studies, (15, 12), conditions, seed=42, resamples=200, subpanels=300)
 
 
 def _regressions(

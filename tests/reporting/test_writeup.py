@@ -186,6 +186,9 @@ def test_a_comparison_across_engines_is_confounded_everywhere(tmp_path: Path) ->
     drift = written[written.index("## Result: drift") :].split("\n## ")[0]
     assert "neither drift nor its absence can be read from it" in drift
     assert "did not fire" not in drift
+    panels = written[written.index("## Result: attenuation") :].split("\n## ")[0]
+    assert "not estimable (confounded: n12 and n24 differ in conditions of measurement" in panels
+    assert "share has at least" not in panels
     assert written.count("confounded") > 3
 
 

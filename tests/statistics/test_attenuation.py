@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
-from persona_assets.statistics.attenuation import absent_studies, attenuation, subpanel_rhos
+from persona_assets.statistics.attenuation import SUBPANEL_SIZES, Conditions, absent_studies, attenuation, subpanel_rhos
 from persona_assets.statistics.observations import StudyObservations
 from persona_assets.statistics.partial import partial_spearman
 from persona_assets.statistics.tidy import StatisticsError
@@ -22,6 +23,17 @@ def panels(observe: Observe) -> dict[str, StudyObservations]:
     rate[:12] = np.clip(0.5 - 0.3 * x[0, :12] + 0.03 * random.standard_normal(12), 0, 1)
     large = observe(x, rate)
     return {"n40": large, "n12": large.subset(np.arange(40) < 12)}
+
+
+def measured(*names: str, override: str | None = None, **engines: str | None) -> Conditions:
+    """Conditions of studies measured alike, or by the engines named."""
+    tables = {
+        name: pl.DataFrame(
+            {"source": ["a", "b"], "seed": [42] * 2, "measurement": [1] * 2, "adapter_digest": [name, "b"]}
+        ).with_columns(engine=pl.lit(engines.get(name, "transformers"), dtype=pl.String))
+        for name in names
+    }
+    return Conditions(tables, override)
 
 
 def test_subpanels_are_random_subsets() -> None:
@@ -40,7 +52,7 @@ def test_subpanels_are_random_subsets() -> None:
 
 def test_rows_of_studies_ratio_and_subpanels(observe: Observe) -> None:
     studies = panels(observe)
-    table = attenuation(studies, (0,), seed=3, resamples=500, subpanels=3000)
+    table = attenuation(studies, (0,), measured("n12", "n40"), seed=3, resamples=500, subpanels=3000)
     rhos = {name: stats.spearmanr(data.at(0), data.rate) for name, data in studies.items()}
     for name, data in studies.items():
         row = table.filter(statistic="abs_rho", outcome=f"source_rate:{name}").row(0, named=True)
@@ -67,26 +79,70 @@ def test_rows_of_studies_ratio_and_subpanels(observe: Observe) -> None:
 def test_the_order_of_studies_does_not_matter(observe: Observe) -> None:
     studies = panels(observe)
     backwards = dict(reversed(studies.items()))
-    one, other = (attenuation(data, (0, 1), seed=3, resamples=100, subpanels=100) for data in (studies, backwards))
+    alike = measured(*studies)
+    one, other = (attenuation(data, (0, 1), alike, seed=3, resamples=100, subpanels=100) for data in (studies, backwards))
     assert one.equals(other)
 
 
 def test_what_is_missing_is_said(observe: Observe, recwarn: pytest.WarningsRecorder) -> None:
     studies = panels(observe)
-    table = attenuation(studies, (5,), seed=1, resamples=100, subpanels=100)
+    table = attenuation(studies, (5,), measured(*studies), seed=1, resamples=100, subpanels=100)
     assert table["estimate"].null_count() == table.height
     assert table["note"].str.contains("layer 5 was not measured").all()
-    alone = attenuation({"n12": studies["n12"]}, (0,), seed=1, resamples=100, subpanels=100)
+    alone = attenuation({"n12": studies["n12"]}, (0,), measured("n12"), seed=1, resamples=100, subpanels=100)
     notes = alone.filter(statistic="subpanel_abs_rho")["note"].to_list()
     assert all("no sub-panels of" in note for note in notes)
     strangers = observe(np.linspace(-1, 1, 8), np.linspace(0.9, 0.2, 8) ** 2, personas=tuple("abcdefgh"))
-    row = attenuation({"other": strangers, **studies}, (0,), seed=1, resamples=100, subpanels=100)
+    row = attenuation({"other": strangers, **studies}, (0,), measured("other", *studies), seed=1, resamples=100, subpanels=100)
     ratio = row.filter(statistic="ratio_abs_rho", outcome="source_rate:n12/other").row(0, named=True)
     assert ratio["low"] is None
     assert "neither panel contains the other" in ratio["note"]
     with pytest.raises(StatisticsError, match="no study"):
-        attenuation({}, (0,), seed=1)
+        attenuation({}, (0,), measured(), seed=1)
+    with pytest.raises(StatisticsError, match="no measurements of n40"):
+        attenuation(studies, (0,), measured("n12"), seed=1, resamples=100, subpanels=100)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("engine", ["vllm", None])
+def test_panels_measured_under_other_or_unknown_conditions_are_not_compared(observe: Observe, engine: str | None) -> None:
+    """A change of engine between two panels must not pass for a halving of the correlation."""
+    studies = panels(observe)
+    alike = attenuation(studies, (0,), measured(*studies), seed=3, resamples=100, subpanels=500)
+    table = attenuation(studies, (0,), measured(*studies, n12=engine), seed=3, resamples=100, subpanels=500)
+    kept = ["abs_rho", "length_partial"]
+    assert table.filter(pl.col("statistic").is_in(kept)).equals(alike.filter(pl.col("statistic").is_in(kept)))
+    ratio = table.filter(statistic="ratio_abs_rho").row(0, named=True)
+    assert (ratio["estimate"], ratio["low"], ratio["high"]) == (None, None, None)
+    assert ratio["note"].startswith("confounded: n12 and n40 differ in conditions of measurement")
+    assert ratio["note"].endswith(": engine")
+    [judged, plain] = table.filter(statistic="subpanel_abs_rho").to_dicts()
+    [before, unjudged] = alike.filter(statistic="subpanel_abs_rho").to_dicts()
+    assert (judged["p"], judged["estimate"], judged["low"]) == (None, before["estimate"], before["low"])
+    assert "no p: confounded" in judged["note"]
+    assert plain == unjudged
+
+    overridden = measured(*studies, n12=engine, override="same weights, checked by hand")
+    table = attenuation(studies, (0,), overridden, seed=3, resamples=100, subpanels=500)
+    numbers = ["statistic", "estimate", "p", "low", "high"]
+    assert table.select(numbers).equals(alike.select(numbers))
+    compared = table.filter(pl.col("note").str.contains("engine differ or are not known, by explicit override: same weights"))
+    assert compared["statistic"].to_list() == ["ratio_abs_rho", "subpanel_abs_rho"]
+
+
+def test_intervals_that_resampling_cannot_give_are_said_to_be_missing(observe: Observe) -> None:
+    one_apart = observe([0.1] * 29 + [0.9], np.linspace(0.2, 0.7, 30))
+    small = one_apart.subset(np.arange(30) >= 24)
+    table = attenuation({"n30": one_apart, "n6": small}, (0,), measured("n30", "n6"), seed=1, resamples=400, subpanels=100)
+    for statistic in ("abs_rho", "ratio_abs_rho"):
+        rows = table.filter(statistic=statistic)
+        assert rows["estimate"].null_count() == 0
+        assert rows["low"].null_count() == rows.height
+        assert rows["note"].str.contains("no bootstrap interval").all()
+
+
+def test_the_sizes_of_subpanels_are_those_of_the_earlier_panels() -> None:
+    assert SUBPANEL_SIZES == (12, 24)
 
 
 def test_ancestors_without_cosines_have_rows_that_say_so() -> None:
