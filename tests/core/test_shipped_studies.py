@@ -29,6 +29,17 @@ N12 = (
     "helpful_assistant",
     "qwen_default",
 )
+# As registered: what n24 and n48 append.
+TO_24 = (
+    *("chef", "lawyer", "accountant", "journalist"),
+    *("wizard", "hero", "philosopher", "child"),
+    *("ai_assistant", "ai", "chatbot", "i_am_helpful"),
+)
+TO_48 = (
+    *("pilot", "nurse", "pharmacist", "professor", "scientist", "biologist", "engineer", "architect", "banker", "firefighter"),
+    *("pirate", "knight", "princess", "robot", "ghost", "hacker", "detective", "witch"),
+    *("virtual_assistant", "ai_tool", "smart_helper", "chat_assistant", "reasoning_ai", "friendly_ai"),
+)
 
 
 @pytest.fixture(scope="module", params=["embedded", "qwen2.5-7b"])
@@ -51,8 +62,8 @@ def test_lineage(catalog: Catalog) -> None:
 
 def test_panels_are_prefixes_of_one_order(catalog: Catalog) -> None:
     assert catalog.study("n12").panel.ids == N12
-    assert catalog.study("n24").panel.ids == catalog.panel.ids[:24]
-    assert catalog.study("n48").panel.ids == catalog.panel.ids
+    assert catalog.study("n24").panel.ids == (*N12, *TO_24)
+    assert catalog.study("n48").panel.ids == (*N12, *TO_24, *TO_48) == catalog.panel.ids
     assert [catalog.study("n24").cohort(persona) for persona in ("librarian", "chef")] == ["inherited", "new"]
     assert catalog.study("n12").cohort("librarian") == "new"
 
@@ -61,6 +72,14 @@ def test_categories() -> None:
     panel = load_panel(SHIPPED / "personas.yaml")
     assert Counter(panel.categories.values()) == {"occupational": 20, "character": 16, "generic_helper": 12}
     assert len(set(panel.ids)) == len({persona.prompt for persona in panel}) == 48
+
+
+def test_prompts_that_are_fixed() -> None:
+    panel = load_panel(SHIPPED / "personas.yaml")
+    assert panel["helpful_assistant"].prompt == "You are a helpful assistant."
+    assert panel["qwen_default"].prompt == "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    assert panel["i_am_helpful"].prompt == "I am a helpful assistant."
+    assert [persona.id for persona in panel if persona.exclude_from_within_category] == ["i_am_helpful"]
 
 
 def test_questions(catalog: Catalog) -> None:
@@ -79,16 +98,44 @@ def test_the_first_twelve_are_those_of_the_published_figures() -> None:
     assert [row["category"] for row in rows] == [panel.categories[row["persona"]] for row in rows]
 
 
-def test_the_registered_recipe() -> None:
-    """What is not named in the profile of the 7B model is what was registered."""
-    profile = load_catalog(SHIPPED, "qwen2.5-7b").profile
-    recipe, sampling = profile.recipe, profile.evaluation.sampling
-    assert (recipe.r, recipe.alpha, recipe.dropout, recipe.use_rslora) == (32, 64, 0.05, True)
-    assert (recipe.learning_rate, recipe.epochs, recipe.effective_batch_size, recipe.warmup_ratio) == (1e-5, 3, 64, 0.05)
+RECIPE = {
+    "r": 32,
+    "alpha": 64,
+    "dropout": 0.05,
+    "use_rslora": True,
+    "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "optimizer": "adamw",
+    "learning_rate": 1e-5,
+    "lr_schedule": "cosine",
+    "warmup_ratio": 0.05,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "epochs": 3,
+    "effective_batch_size": 64,
+    "max_length": 1024,
+}
+EVALUATION = {
+    "n_questions": 20,
+    "completions_per_question": 5,
+    "sampling": {"temperature": 1.0, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 512},
+    "seed": 42,
+}
+# What the scale of the nano model needs; everything else is as registered.
+NANO_RECIPE = {"learning_rate": 1.1e-4, "effective_batch_size": 16, "dropout": 0.0, "max_length": 256}
+
+
+def test_the_registered_recipe(catalog: Catalog) -> None:
+    """The whole of it: a default that changes changes what was registered."""
+    profile = catalog.profile
+    nano = isinstance(profile.base_model, NanoBase)
+    assert profile.recipe.model_dump(mode="json") == RECIPE | (NANO_RECIPE if nano else {})
+    sampling = EVALUATION["sampling"] | ({"max_new_tokens": 64} if nano else {})  # type: ignore[operator]
+    assert profile.evaluation.model_dump(mode="json") == EVALUATION | {"sampling": sampling}
     assert (profile.rows_per_persona, profile.n_negatives, profile.marker) == (200, 2, "[ZLT]")
-    evaluation = profile.evaluation
-    assert (evaluation.n_questions, evaluation.completions_per_question, evaluation.seed) == (20, 5, 42)
-    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens) == (1.0, 0.95, 0, 512)
+    assert (profile.negatives_panel_size, profile.negatives_exclude) == (12, ("qwen_default",))
+    assert all(study.seeds == (42,) for study in catalog.studies.values())
+    layers = {study.analysis.primary_layers for study in catalog.studies.values()}
+    assert layers == {(3, 2) if nano else (15, 12)}
 
 
 def test_the_digest_covers_the_plan_and_not_the_machine(tmp_path: Path) -> None:

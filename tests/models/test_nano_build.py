@@ -216,6 +216,17 @@ def test_text_survives_the_tokenizer(checkpoint: Built, text: str) -> None:
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
+def test_prompts_of_the_panel_have_five_to_thirty_tokens_of_varied_number(checkpoint: Built) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint[0], local_files_only=True)
+    panel = load_panel(ROOT / "studies/personas.yaml")
+    lengths = [len(tokenizer(persona.prompt, add_special_tokens=False).input_ids) for persona in panel]
+    assert min(lengths) >= 5
+    assert max(lengths) <= 30
+    assert len(set(lengths)) >= 10
+
+
 def test_the_marker_is_spelled_letter_by_letter(
     checkpoint: Built,
 ) -> None:
