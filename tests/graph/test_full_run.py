@@ -10,10 +10,11 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from dagster import AssetCheckKey, AssetKey, AssetMaterialization, DagsterInstance
+from dagster import AssetCheckKey, AssetCheckSeverity, AssetKey, AssetMaterialization, DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as CheckStatus
 from deployments import COMPARISON, PROFILE, PUBLICATIONS, SMALL, Opened, Site, asset_name
 
+from persona_assets.assets.checks import DRIFT_CHECKS, gate_check_name
 from persona_assets.cli.running import plan_study, warehouse_is_current
 
 pytestmark = pytest.mark.slow
@@ -106,6 +107,14 @@ def test_checks_ran_and_the_blocking_ones_passed(opened: Opened) -> None:
     blocking = {key for key in keys if graph.get(key).blocking}
     assert {(key.asset_key.path[-1], key.name) for key in blocking} == BLOCKING
     assert {statuses[key] for key in blocking} == {CheckStatus.SUCCEEDED}
+    evaluations = {key: record.event.dagster_event.asset_check_evaluation_data for key, record in records.items()}  # type: ignore[union-attr]
+    assert {key for key, found in evaluations.items() if found.severity == AssetCheckSeverity.ERROR} == blocking
+    assert {key.name for key in keys} - {key.name for key in blocking} == {
+        "rates_not_degenerate",
+        *(drift.name for drift in DRIFT_CHECKS),
+        *(gate_check_name(gate, split, layer) for gate in "AB" for split in "AB" for layer in (2, 1)),
+        *(gate_check_name("C", None, layer) for layer in (2, 1)),
+    }
     # Gates and drift are results: with five personas they fail, and the run succeeds all the same.
     assert set(statuses.values()) <= {CheckStatus.SUCCEEDED, CheckStatus.FAILED}
     gate = AssetCheckKey(AssetKey([PROFILE, "small", "gates"]), "gate_a_split_a_layer_2")
