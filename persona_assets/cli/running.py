@@ -12,6 +12,7 @@ from persona_assets.assets.products import SHOWN_PRODUCTS, TABLE_PRODUCTS, analy
 from persona_assets.assets.steps import GPU_POOL
 from persona_assets.cli.pools import PROCESS_TAG, end_killed_runs, this_process, wait_for_pool
 from persona_assets.errors import PersonaAssetsError
+from persona_assets.panel import contiguous_ranges
 from persona_assets.store import Product
 
 if TYPE_CHECKING:
@@ -114,21 +115,11 @@ def persona_stages(assets: Sequence[PlannedAsset], order: Sequence[str]) -> list
     for keys, group in groupby((planned for planned in assets if planned.products), key=lambda planned: tuple(planned.products)):
         together = list(group)
         name = "personas" if len(keys) == len(order) else "training data"
-        for part in _ranges([key for key in keys if key is not None], order):
+        for first, last in contiguous_ranges(order, {key for key in keys if key is not None}):
+            part = order[order.index(first) : order.index(last) + 1]
             cut = [PlannedAsset(each.key, {key: each.products[key] for key in part}) for each in together]
             stages.append(Stage(name, tuple(cut)))
     return stages
-
-
-def _ranges(keys: Sequence[str], order: Sequence[str]) -> list[list[str]]:
-    """Cut keys into runs of neighbours; a Dagster run takes a range of partitions."""
-    ranges: list[list[str]] = []
-    for key in keys:
-        if ranges and order.index(key) == order.index(ranges[-1][-1]) + 1:
-            ranges[-1].append(key)
-        else:
-            ranges.append([key])
-    return ranges
 
 
 def stage_is_current(deployment: Deployment, instance: DagsterInstance, stage: Stage) -> bool:

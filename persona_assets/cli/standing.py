@@ -34,8 +34,8 @@ class AssetStatus:
 def study_status(deployment: Deployment, instance: DagsterInstance, study: Study) -> list[AssetStatus]:
     """Count the keys of every asset that a study needs.
 
-    A key is done when its product is in the lake and made from what its inputs are now; stale when an input or setting
-    changed since; failed when it is missing and the last run that wanted it failed; missing otherwise.
+    A key is done when its product is in the lake and made from what its inputs are now. Otherwise it is failed when the last
+    run that wanted it failed; stale when its product is there, and an input or setting changed since; missing when it is not.
     """
     rows: dict[str, AssetStatus] = {}  # an asset whose keys are no range of the panel stands in several stages
     for stage in plan_study(deployment, study):

@@ -107,7 +107,7 @@ def each_seed_once(own: Sequence[Row], what: str) -> list[Row]:
 
 
 def statistic(regressions: pl.DataFrame, **equals: object) -> Row:
-    """Find the one registered row of a tidy table of statistics.
+    """Find the one row of a tidy table of statistics that has the given values.
 
     Returns:
         The row: estimate, p, n, low, high, note. A null estimate comes with a note in words.
