@@ -1,138 +1,28 @@
-"""A direct decoder for small Qwen2 models on a CPU: the samples of a prompt share its keys and values.
+"""A direct decoder for small Qwen2 models on a CPU: what prompts share is read once, what samples share is attended to at once.
 
-In a model of a few hundred thousand parameters most of a step of transformers' forward is bookkeeping. This
-decoder does the same arithmetic (RMSNorm, rotary positions, grouped-query attention, SwiGLU; Qwen2 technical
-report, 2024) with few, large operations: queries, keys and their rotated halves come out of one product, the
-prompt part of the attention is one product per prompt for all its samples, and the part of the own tokens
-lies in a cache allocated once.
+Prompts of one persona begin with the same system message, whose keys and values are computed once. The prompt part of
+the attention is one product per prompt for all its samples, and the part of the own tokens lies in a cache allocated once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from persona_assets.generation.engine import EngineError
+from persona_assets.generation.fused_layers import FusedLayers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
-    from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A decoder layer's weights, fused; linear weights are [out, in] as in torch."""
+class SharedPrefixDecoder(FusedLayers):
+    """Decodes with the weights of a Qwen2 model; partly a copy, so later training is not seen."""
 
-    input_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor
-    output: torch.Tensor
-    mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
-
-
-class SharedPrefixDecoder:
-    """The weights of a Qwen2 model, laid out for decoding; partly a copy, so later training is not seen."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Copy the weights.
-
-        Args:
-            model: a Qwen2ForCausalLM in float32 on the CPU, any adapter merged into it.
-
-        Raises:
-            EngineError: the model is something else; the message says what, and to use the module decoder.
-        """
-        import torch
-
-        _check_supported(model)
-        config: Any = model.config
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = config.num_key_value_heads
-        self.head_size: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.mlp_size: int = config.intermediate_size
-        self.epsilon: float = config.rms_norm_eps
-        with torch.no_grad():
-            causal_lm: Any = model
-            body = causal_lm.model
-            self.embedding: torch.Tensor = body.embed_tokens.weight.detach()
-            self.final_norm: torch.Tensor = body.norm.weight.detach()
-            self.unembedding: torch.Tensor = causal_lm.lm_head.weight.detach()
-            self.layers = tuple(self._layer(layer) for layer in body.layers)
-            self._frequencies: torch.Tensor = body.rotary_emb.inv_freq.detach().float()
-            self._rotary_scale = float(body.rotary_emb.attention_scaling)
-
-    def _layer(self, layer: Any) -> _Layer:
-        import torch
-
-        attention, mlp = layer.self_attn, layer.mlp
-        scale = self.head_size**-0.5  # on the queries, once, instead of on every score
-        q, q_bias = attention.q_proj.weight * scale, attention.q_proj.bias * scale
-        k, k_bias = attention.k_proj.weight, attention.k_proj.bias
-        rotated = [self._rotate_half(part) for part in (q, k, q_bias, k_bias)]
-        return _Layer(
-            input_norm=layer.input_layernorm.weight.detach(),
-            qkv=torch.cat([q, k, rotated[0], rotated[1], attention.v_proj.weight]).contiguous(),
-            qkv_bias=torch.cat([q_bias, k_bias, rotated[2], rotated[3], attention.v_proj.bias]).contiguous(),
-            output=attention.o_proj.weight.detach(),
-            mlp_norm=layer.post_attention_layernorm.weight.detach(),
-            gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).contiguous(),
-            down=mlp.down_proj.weight.detach(),
-        )
-
-    def _rotate_half(self, weight: torch.Tensor) -> torch.Tensor:
-        """Rotate the outputs of a projection, (a, b) -> (-b, a) per head: RoPE needs no shuffling later."""
-        import torch
-
-        heads = weight.reshape(-1, 2, self.head_size // 2, *weight.shape[1:])
-        return torch.stack([-heads[:, 1], heads[:, 0]], dim=1).reshape(weight.shape)
-
-    def rotary_tables(self, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines, [positions, (heads + kv_heads) * head_size] each."""
-        import torch
-
-        angles = torch.outer(torch.arange(positions, dtype=torch.float32), self._frequencies)
-        angles = torch.cat([angles, angles], dim=-1).repeat(1, self.heads + self.kv_heads)
-        return angles.cos() * self._rotary_scale, angles.sin() * self._rotary_scale
-
-    def project(
-        self, layer: _Layer, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return rotated queries, rotated keys, and values, [rows, heads * head_size] each."""
-        from torch.nn.functional import linear, rms_norm
-
-        normed = rms_norm(hidden, hidden.shape[-1:], layer.input_norm, self.epsilon)
-        products = linear(normed, layer.qkv, layer.qkv_bias)
-        width = cosines.shape[-1]
-        rotated = (products[:, :width] * cosines).addcmul_(products[:, width : 2 * width], sines)
-        query_width = self.heads * self.head_size
-        return rotated[:, :query_width], rotated[:, query_width:], products[:, 2 * width :]
-
-    def finish_layer(self, layer: _Layer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Add the attention's output and then the MLP's to rows of hidden states."""
-        import torch
-        from torch.nn.functional import linear, rms_norm, silu
-
-        hidden = torch.addmm(hidden, attended, layer.output.t())
-        normed = rms_norm(hidden, hidden.shape[-1:], layer.mlp_norm, self.epsilon)
-        gate_up = linear(normed, layer.gate_up)
-        gated = silu(gate_up[:, : self.mlp_size]).mul_(gate_up[:, self.mlp_size :])
-        return torch.addmm(hidden, gated, layer.down.t())
-
-    def read_out(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits of rows of hidden states."""
-        from torch.nn.functional import linear, rms_norm
-
-        return linear(rms_norm(hidden, hidden.shape[-1:], self.final_norm, self.epsilon), self.unembedding)
-
-    def start(
-        self, prompts: Sequence[Sequence[int]], samples: Sequence[int], max_new_tokens: int
-    ) -> SharedPrefixBatch:
+    def start(self, prompts: Sequence[Sequence[int]], samples: Sequence[int], max_new_tokens: int) -> SharedPrefixBatch:
         """Read the prompts, once each; see `persona_assets.generation.decoding.Decoder`."""
         return SharedPrefixBatch(self, prompts, np.asarray(samples), max_new_tokens)
 
@@ -164,40 +54,83 @@ class SharedPrefixBatch:
         self._assign_slots()
 
     def _read_prompts(self, prompts: Sequence[Sequence[int]], lengths: torch.Tensor) -> None:
-        """Fill the shared keys and values, [P * K, longest, D] per layer; the padding is on the right."""
+        """Fill the shared keys and values, [P * K, W, D] per layer: a common beginning, then what is a prompt's own.
+
+        Prompts of one system message begin alike; what they have in common is read once. Both parts are padded on the
+        right, so W is the sum of the two widths.
+        """
         import torch
 
         decoder = self._decoder
-        count, longest = len(prompts), int(lengths.max())
-        ids = torch.tensor([list(prompt) + [0] * (longest - len(prompt)) for prompt in prompts])
+        beginnings, owners = _common_beginnings(prompts)
+        rests = [prompt[len(beginnings[owner]) :] for prompt, owner in zip(prompts, owners, strict=True)]
+        owner = torch.tensor(owners)
+        starts = torch.tensor([len(beginning) for beginning in beginnings])
+        common, common_padding, _ = self._read(beginnings, torch.zeros_like(starts))
+        rows = (owner[:, None] * decoder.kv_heads + torch.arange(decoder.kv_heads)).view(-1)
+        earlier = [(keys[rows], values[rows]) for keys, values in common]
+        own, own_padding, hidden = self._read(rests, starts[owner], earlier, common_padding[owner])
+        self._shared = [
+            (torch.cat([keys, own_keys], dim=1), torch.cat([values, own_values], dim=1))
+            for (keys, values), (own_keys, own_values) in zip(earlier, own, strict=True)
+        ]
+        self._padding = torch.cat([common_padding[owner], own_padding], dim=1)
+        last = torch.arange(len(prompts)) * own_padding.shape[1] + lengths - starts[owner] - 1
+        self._prompt_logits = decoder.read_out(hidden[last])
+
+    def _read(
+        self,
+        parts: Sequence[Sequence[int]],
+        starts: torch.Tensor,
+        earlier: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+        earlier_padding: torch.Tensor | None = None,
+    ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
+        """Read a part of each prompt.
+
+        Args:
+            parts: N lists of token ids.
+            starts: [N] position of each list's first token.
+            earlier: keys and values of what stands before, [N * K, E, D] per layer.
+            earlier_padding: [N, E] minus infinity where nothing stands, else 0.
+
+        Returns:
+            Keys and values, [N * K, L, D] per layer; [N, L] minus infinity at the padding, else 0; and the hidden states
+            after the last layer, [N * L, hidden size].
+        """
+        import torch
+
+        decoder = self._decoder
+        count, longest = len(parts), max(1, *map(len, parts))
+        ids = torch.tensor([[*part, *([0] * (longest - len(part)))] for part in parts])
+        places = torch.arange(longest)
+        beyond = places >= torch.tensor([len(part) for part in parts])[:, None]
+        positions = (starts[:, None] + places).masked_fill(beyond, 0).view(-1)
+        cosines, sines = self._cosines[positions], self._sines[positions]
         hidden = decoder.embedding[ids.view(-1)]
-        cosines = self._cosines[:longest].repeat(count, 1)
-        sines = self._sines[:longest].repeat(count, 1)
-        future = torch.full((longest, longest), -torch.inf).triu(1)
-        groups = decoder.heads // decoder.kv_heads
+        # Causality hides the padding too: it stands to the right of every real token.
+        bias = torch.full((longest, longest), -torch.inf).triu(1).expand(count, 1, 1, -1, -1)
+        if earlier_padding is not None:
+            before = earlier_padding[:, None, None, None].expand(-1, -1, -1, longest, -1)
+            bias = torch.cat([before, bias], dim=-1)
 
         def by_head(rows: torch.Tensor, heads: int) -> torch.Tensor:
             return rows.reshape(count, longest, heads, decoder.head_size).transpose(1, 2).contiguous()
 
-        self._shared: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for layer in decoder.layers:
+        read = []
+        for index, layer in enumerate(decoder.layers):
             queries, keys, values = decoder.project(layer, hidden, cosines, sines)
             queries = by_head(queries, decoder.heads)
-            keys, values = by_head(keys, decoder.kv_heads), by_head(values, decoder.kv_heads)
-            self._shared.append((keys.flatten(0, 1), values.flatten(0, 1)))
-            scores = queries.view(count, decoder.kv_heads, groups, longest, -1) @ keys.unsqueeze(2).transpose(
-                -1, -2
-            )
-            # Causality hides the padding too: it stands to the right of every real token.
-            weights = torch.softmax(scores.add_(future), dim=-1)
-            attended = (
-                (weights @ values.unsqueeze(2)).flatten(1, 2).transpose(1, 2).reshape(count * longest, -1)
-            )
+            keys, values = (by_head(each, decoder.kv_heads).flatten(0, 1) for each in (keys, values))
+            read.append((keys, values))
+            if earlier:
+                keys, values = (torch.cat(pair, dim=1) for pair in zip(earlier[index], read[-1], strict=True))
+            by_key = (count, decoder.kv_heads, -1, longest)
+            scores = queries.view(len(keys), -1, decoder.head_size) @ keys.transpose(-1, -2)
+            weights = torch.softmax(scores.view(*by_key, keys.shape[1]) + bias, dim=-1)
+            attended = weights.view(scores.shape) @ values
+            attended = attended.view(count, decoder.heads, longest, -1).transpose(1, 2).reshape(count * longest, -1)
             hidden = decoder.finish_layer(layer, hidden, attended)
-        last = torch.arange(count) * longest + lengths - 1
-        self._prompt_logits = decoder.read_out(hidden[last])
-        beyond = torch.arange(longest) >= lengths[:, None]
-        self._padding = torch.zeros(count, longest).masked_fill_(beyond, -torch.inf)
+        return read, torch.zeros(count, longest).masked_fill_(beyond, -torch.inf), hidden
 
     def _assign_slots(self) -> None:
         """Lay each prompt's rows side by side, so that their attention to it is one product."""
@@ -294,24 +227,20 @@ class SharedPrefixBatch:
         self._assign_slots()
 
 
-def _check_supported(model: PreTrainedModel) -> None:
-    import torch
-    from transformers import Qwen2ForCausalLM
+def _common_beginnings(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int]]:
+    """Find what neighbouring prompts have in common, where it is at least half of a prompt.
 
-    def refuse(what: str) -> EngineError:
-        return EngineError(f"decoder: 'shared_prefix' {what}; use decoder 'module'.")
-
-    if not isinstance(model, Qwen2ForCausalLM):
-        raise refuse(f"decodes Qwen2 models only, this is a {type(model).__name__}")
-    wrapped = [name for name, module in model.named_modules() if type(module).__module__.startswith("peft.")]
-    if wrapped:
-        raise refuse(f"reads plain weights, but {wrapped[0]} carries an adapter that is not merged")
-    if model.device.type != "cpu" or model.dtype != torch.float32:
-        raise refuse(f"works in float32 on a CPU, the model is {model.dtype} on {model.device.type}")
-    config: Any = model.config
-    if config.hidden_act != "silu":
-        raise refuse(f"knows the activation silu, config.hidden_act is {config.hidden_act!r}")
-    if config.rope_parameters["rope_type"] != "default":
-        raise refuse(f"knows default rotary positions, config.rope_parameters are {config.rope_parameters}")
-    if any(kind != "full_attention" for kind in config.layer_types):
-        raise refuse("knows full attention, but some layers have a sliding window")
+    Returns:
+        Beginnings, each shorter than every prompt that it begins; and for each prompt the index of its beginning.
+    """
+    beginnings: list[Sequence[int]] = []
+    owners = []
+    for prompt in prompts:
+        alike = zip(beginnings[-1], prompt[:-1], strict=False) if beginnings else ()
+        common = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], alike)]
+        if beginnings and 2 * len(common) >= len(prompt):
+            beginnings[-1] = common
+        else:
+            beginnings.append(prompt[:-1])
+        owners.append(len(beginnings) - 1)
+    return beginnings, owners

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 PROMPTS = [[5, 9, 200, 31, 7], [8], [5, 9, 200, 31, 7, 44, 12, 90, 3, 61, 250], [17, 18, 19]]
 SAMPLES = [3, 1, 4, 2]
+# Neighbours that begin alike, by different lengths; two that are equal; and lengths that pad both parts.
+ALIKE = [[5, 9, 200, 31, 7, 1], [5, 9, 200, 31, 8], [5, 9, 200, 40], [8], *[[17, 18, 19, 20, 21, 22, 23, 4]] * 2]
 
 
+@pytest.mark.parametrize(("prompts", "samples"), [(PROMPTS, SAMPLES), (ALIKE, [2, 3, 1, 1, 1, 2])], ids=["unlike", "alike"])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -28,15 +31,17 @@ SAMPLES = [3, 1, 4, 2]
         {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-3},
     ],
 )
-def test_logits_agree_with_transformers_at_every_step(shape: dict[str, object]) -> None:
+def test_logits_agree_with_transformers_at_every_step(
+    shape: dict[str, object], prompts: list[list[int]], samples: list[int]
+) -> None:
     """Every row's logits against a full forward pass over its tokens, without any cache."""
     model = build_model(3, **shape)
     decoders = {"module": ModuleDecoder(model, 0), "shared_prefix": SharedPrefixDecoder(model)}
     generator = torch.Generator().manual_seed(5)
-    kept_after = {1: [0, 1, 3, 4, 6, 9], 3: [0, 2, 3, 5], 4: [2], 5: [0]}  # prompts 1 and 3, then all but one, run out
+    kept_after = {1: [0, 1, 3, 4, 6, 9], 3: [0, 2, 3, 5], 4: [2], 5: [0]}  # prompts run out, at last all but one
     with torch.inference_mode():
-        states = {name: decoder.start(PROMPTS, SAMPLES, 8) for name, decoder in decoders.items()}
-        rows = [list(prompt) for prompt, n in zip(PROMPTS, SAMPLES, strict=True) for _ in range(n)]
+        states = {name: decoder.start(prompts, samples, 8) for name, decoder in decoders.items()}
+        rows = [list(prompt) for prompt, n in zip(prompts, samples, strict=True) for _ in range(n)]
         for step in range(8):
             expected = torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1] for row in rows])
             for state in states.values():
