@@ -75,7 +75,10 @@ Model = Callable[[], AbstractContextManager["PreTrainedModel"]]
 
 
 def adapted(base: PreTrainedModel, adapter: Path) -> Model:
-    """Give the base model with an adapter beside its weights, which are afterwards what they were to the last bit.
+    """Give the base model with an adapter; its weights are afterwards what they were to the last bit.
+
+    In float32 the adapter is added to the weights, one product instead of three. In less, where that would round the
+    adapter, it stays beside them.
 
     Raises:
         MergeError: when it is used, if the adapter does not fit the base.
@@ -83,11 +86,17 @@ def adapted(base: PreTrainedModel, adapter: Path) -> Model:
 
     @contextmanager
     def ready() -> Iterator[PreTrainedModel]:
+        import torch
         from peft import PeftModel
 
+        from persona_assets.generation.swapping import AdapterSwapper
         from persona_assets.models.merging import check_adapter_fits
 
         check_adapter_fits(base, adapter)
+        if base.dtype == torch.float32:
+            with AdapterSwapper(base).attached(adapter):
+                yield base
+            return
         wrapped = PeftModel.from_pretrained(base, str(adapter)).eval()
         try:
             yield base

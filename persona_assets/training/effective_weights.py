@@ -39,13 +39,18 @@ class EffectiveWeightsDecoder:
         import torch
 
         weights = {
-            f"{name}.base_layer.weight": layer.get_base_layer().weight + layer.get_delta_weight(self._adapter)
+            f"{name}.base_layer.weight": torch.addmm(
+                layer.get_base_layer().weight,
+                layer.lora_B[self._adapter].weight,
+                layer.lora_A[self._adapter].weight,
+                alpha=layer.scaling[self._adapter],
+            )
             for name, layer in self._layers.items()
         }
         return torch.func.functional_call(self._decoder, weights, kwargs=inputs)
 
 
-def effective_weights_pay(model: PeftModel, decoder: torch.nn.Module, rank: int, dropout: float) -> bool:
+def effective_weights_pay(model: PeftModel, decoder: torch.nn.Module, adapter: str, rank: int, dropout: float) -> bool:
     """Say whether effective weights give the same result with fewer operations.
 
     For a layer of m inputs and n outputs a token costs peft 4 m n + 6 r (m + n) operations, forward and backward
@@ -59,8 +64,23 @@ def effective_weights_pay(model: PeftModel, decoder: torch.nn.Module, rank: int,
     return (
         dropout == 0.0
         and len(layers) == len(lora_layers(model))
-        and all(layer.get_base_layer().weight.dtype == torch.float32 for layer in layers)
+        and all(is_plain(layer, adapter) and layer.get_base_layer().weight.dtype == torch.float32 for layer in layers)
         and sum(m * n for m, n in sizes) < 3 * rank * sum(m + n for m, n in sizes)
+    )
+
+
+def is_plain(layer: LoraLayer, adapter: str) -> bool:
+    """Say whether a LoRA layer computes (W + s B A) x + bias of a frozen W, and nothing else."""
+    import torch
+    from peft.tuners.lora import Linear
+
+    base = layer.get_base_layer()
+    return (
+        type(layer) is Linear
+        and type(base) is torch.nn.Linear
+        and not base.weight.requires_grad
+        and adapter not in layer.lora_variant
+        and not layer.lora_bias[adapter]
     )
 
 

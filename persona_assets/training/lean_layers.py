@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from persona_assets.training.effective_weights import lora_layers
+from persona_assets.training.effective_weights import is_plain, lora_layers
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -30,7 +30,7 @@ class LeanLayers:
             model: a peft model with frozen base weights.
             adapter: name of its adapter.
         """
-        self._products = [_Product(layer, adapter) for layer in lora_layers(model).values() if _is_plain(layer, adapter)]
+        self._products = [_Product(layer, adapter) for layer in lora_layers(model).values() if is_plain(layer, adapter)]
         for product in self._products:
             product.layer.forward = product
         for module in model.modules():
@@ -137,19 +137,6 @@ class GatedProduct(torch.autograd.Function):  # type: ignore[misc]
         """Return the gradients of gate and up."""
         gate, up = ctx.saved_tensors
         return torch.ops.aten.silu_backward(gradient * up, gate), torch.nn.functional.silu(gate).mul_(gradient)
-
-
-def _is_plain(layer: LoraLayer, adapter: str) -> bool:
-    from peft.tuners.lora import Linear
-
-    base = layer.get_base_layer()
-    return (
-        type(layer) is Linear
-        and type(base) is torch.nn.Linear
-        and not base.weight.requires_grad
-        and adapter not in layer.lora_variant
-        and not layer.lora_bias[adapter]
-    )
 
 
 def _is_norm(module: torch.nn.Module) -> bool:

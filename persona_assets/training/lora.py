@@ -93,7 +93,7 @@ class LoraTrainer:
         self._model.peft_config[_ADAPTER].base_model_name_or_path = base_name
         self._decoder = base.get_decoder()
         self._layers: LeanLayers | None = None
-        if effective_weights_pay(self._model, self._decoder, recipe.r, recipe.dropout):
+        if effective_weights_pay(self._model, self._decoder, _ADAPTER, recipe.r, recipe.dropout):
             self._decoder = EffectiveWeightsDecoder(self._model, self._decoder, _ADAPTER)
         else:
             from persona_assets.training.lean_layers import LeanLayers

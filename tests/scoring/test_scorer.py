@@ -98,6 +98,22 @@ def test_the_base_is_what_it_was_after_an_adapter(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(("dtype", "changed"), [("float32", True), ("bfloat16", False)])
+def test_an_adapter_is_added_to_weights_that_do_not_round_it_away(
+    model: PreTrainedModel, adapters: tuple[Path, Path], dtype: str, changed: bool
+) -> None:
+    import torch
+
+    model.to(getattr(torch, dtype))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    before = model.get_parameter(name).clone()
+    with adapted(model, adapters[0])() as ready:
+        weights = {key.replace(".base_layer", ""): value for key, value in ready.named_parameters()}
+        assert torch.equal(weights[name], before) is not changed
+        assert any("lora" in key for key in weights) is not changed
+    assert torch.equal(model.get_parameter(name), before)
+
+
 def test_probabilities_of_all_next_tokens_sum_to_one(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """The end's probability is the softmax's, not one of a cut or heated distribution."""
     import dataclasses
