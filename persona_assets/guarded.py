@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from persona_assets.errors import PersonaAssetsError
-from persona_assets.workers import exit_when_orphaned
+from persona_assets.processes import exit_when_orphaned
 
 _CLOSING_SECONDS = 10.0
 _BYTES_PER_SECOND = 256 * 1024  # the slowest connection that a transfer waits for
@@ -111,7 +111,7 @@ class GuardedProcess:
         if self._connection is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, os.getpid(), self._environment), daemon=True)
+            self._process = context.Process(target=_serve, args=(theirs, self._environment), daemon=True)
             self._process.start()
             theirs.close()
             self._end = weakref.finalize(self, _end, self._process, self._connection)
@@ -135,9 +135,9 @@ def _only(function: Callable[..., Any], *arguments: object) -> Iterator[Any]:
     yield function(*arguments)
 
 
-def _serve(connection: Connection, parent: int, environment: Mapping[str, str]) -> None:
+def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
     os.setsid()  # a group of its own, to be killed as a whole; Ctrl-C is its parent's to handle
-    threading.Thread(target=exit_when_orphaned, args=(parent,), daemon=True).start()
+    threading.Thread(target=exit_when_orphaned, daemon=True).start()
     os.environ.update(environment)
     while True:
         try:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 COMMON_KERNELS_VARIABLE = "PERSONA_COMMON_KERNELS"
 _COMMON_KERNELS = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE"}
+KERNEL_VARIABLES = (COMMON_KERNELS_VARIABLE, *_COMMON_KERNELS)
+"""What decides which kernels libraries choose, once, when they are imported."""
 
 
 def choose_common_kernels() -> None:

@@ -7,10 +7,7 @@ one thread each beat one process with two threads, and give the same numbers wha
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -19,13 +16,11 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from persona_assets.explaining import explain
-from persona_assets.malloc import keep_freed_memory
 from persona_assets.numerics import choose_common_kernels
+from persona_assets.processes import ChildSetup, child_context
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
-
-_ORPHAN_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,10 +96,7 @@ class WorkerPool:
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
-                self.workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_prepare_worker,
-                initargs=(os.getpid(), self.threads),
+                self.workers, mp_context=child_context(self.threads), initializer=ChildSetup(self.threads)
             )
         return self._executor
 
@@ -132,21 +124,3 @@ def _attempt(key: str, function: Callable[[TaskT], ResultT], task: TaskT) -> Out
         return Outcome(key, result=function(task))
     except Exception as error:  # noqa: BLE001
         return Outcome(key, error=explain(error), trace=traceback.format_exc())
-
-
-def _prepare_worker(parent: int, threads: int) -> None:
-    # Set before the task's function imports a numeric library, which reads it once.
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    # Threads that wait by spinning starve each other on a busy machine.
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ["TQDM_DISABLE"] = "1"  # the bars of several processes would run into each other
-    choose_common_kernels()
-    keep_freed_memory()
-    threading.Thread(target=exit_when_orphaned, args=(parent,), daemon=True).start()
-
-
-def exit_when_orphaned(parent: int) -> None:
-    """End this process when its parent has ended: a killed run cannot stop its workers, whose work nobody would record."""
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL_SECONDS)
-    os._exit(1)

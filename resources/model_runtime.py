@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from persona_assets.errors import ConfigurationError
 from persona_assets.models.nano.pretrain import torch_threads
+from persona_assets.processes import preload_model_libraries
 from persona_assets.study import Profile, Runtime
 from persona_assets.tasks.base_model import HUB_CACHE_VARIABLE
 from persona_assets.tasks.loaded import release_models
@@ -69,9 +70,15 @@ class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resour
             raise ConfigurationError(f"The config of the resource model_runtime is refused: {wrong}.") from error
 
     def run(
-        self, profile: Profile, function: Callable[[TaskT], ResultT], tasks: Mapping[str, TaskT]
+        self, profile: Profile, function: Callable[[TaskT], ResultT], tasks: Mapping[str, TaskT], *, models: bool = True
     ) -> Iterator[Outcome[ResultT]]:
         """Run tasks by key, yielding outcomes as they arrive; models stay loaded from task to task.
+
+        Args:
+            profile: whose runtime settings.
+            function: a module-level function.
+            tasks: task by key.
+            models: whether the tasks work with models; then worker processes begin with the libraries for them.
 
         Tasks have the profile's number of threads, in this process as in a worker: another number gives other sums. What was
         loaded in this process is freed at the end, so that the next step finds the device's memory empty.
@@ -79,6 +86,8 @@ class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resour
         settings = self.settings(profile)
         if self.hub_cache is not None:
             os.environ[HUB_CACHE_VARIABLE] = self.hub_cache  # workers inherit it
+        if settings.workers and models:
+            preload_model_libraries()
         pool = shared_pool(settings.workers, settings.threads)
         with nullcontext() if settings.workers else torch_threads(settings.threads):
             try:

@@ -57,7 +57,7 @@ def study_figures(study: Study, catalog: Catalog) -> AssetsDefinition:
             tables = {each.name: warehouse.tables(products.table_paths(each)) for each in lineage}
             whole = FiguresTask(staging, study, tables, context.asset_key.to_user_string(), sha256_json(versions))
             tasks = {str(part): replace(whole, part=part, parts=parts) for part in range(parts)}
-            outcomes = list(model_runtime.run(catalog.profile, draw_figures, tasks))
+            outcomes = list(model_runtime.run(catalog.profile, draw_figures, tasks, models=False))
             if failed := next((outcome for outcome in outcomes if outcome.error is not None), None):
                 yield Outcome("figures", error=failed.error, trace=failed.trace)
                 return

@@ -13,6 +13,7 @@ from persona_assets.assets.steps import GPU_POOL
 from persona_assets.cli.pools import PROCESS_TAG, end_killed_runs, this_process, wait_for_pool
 from persona_assets.errors import PersonaAssetsError
 from persona_assets.panel import contiguous_ranges
+from persona_assets.processes import preload_model_libraries
 from persona_assets.store import Product
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from persona_assets.assets.products import Products
     from persona_assets.cli.deployment import Deployment
     from persona_assets.study import Study
+
+
+_WITHOUT_MODELS = ("analysis", "publication")
+"""Stages that work on tables and files."""
 
 
 class StudyRunError(PersonaAssetsError):
@@ -166,6 +171,8 @@ def run_stage(
     Raises:
         StudyRunError: a step failed; the message is the step's own.
     """
+    if stage.name not in _WITHOUT_MODELS and deployment.catalog.profile.runtime.workers:
+        preload_model_libraries()  # while the run is prepared
     job = deployment.definitions.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection={*(planned.key for planned in stage.assets), *extra})
     end_killed_runs(instance)

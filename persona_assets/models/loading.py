@@ -139,6 +139,7 @@ def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: it is missing or unreadable.
     """
+    spare_scikit_learn()
     from transformers import AutoTokenizer
 
     if not (checkpoint / "tokenizer.json").is_file():

@@ -129,12 +129,15 @@ def test_a_worker_that_was_killed_while_idle_costs_nothing(warm_pool: WorkerPool
     assert {outcome.key: (outcome.result, outcome.error) for outcome in outcomes} == {"x": (42, None), "y": (8, None)}
 
 
-def test_workers_end_with_a_run_that_was_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("served", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_workers_end_with_a_run_that_was_killed(tmp_path: Path, served: bool) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "if __name__ == '__main__':\n"
         "    sys.path.insert(0, sys.argv[1])\n"
-        "    import worker_tasks; from persona_assets.workers import WorkerPool\n"
+        "    import worker_tasks; from persona_assets.processes import preload_model_libraries\n"
+        "    from persona_assets.workers import WorkerPool\n"
+        f"    {served} and preload_model_libraries()\n"
         "    list(WorkerPool(2).run(worker_tasks.announce_and_wait, {n: Path(sys.argv[2]) / n for n in 'ab'}))\n"
     )
     script = tmp_path / "run.py"
@@ -142,11 +145,39 @@ def test_workers_end_with_a_run_that_was_killed(tmp_path: Path) -> None:
     run = subprocess.Popen([sys.executable, str(script), str(Path(worker_tasks.__file__).parent), str(tmp_path)])
     try:
         files = [tmp_path / "a", tmp_path / "b"]
-        wait_until(lambda: all(file.exists() and file.read_text(encoding="utf-8") for file in files), 30, "both workers work")
-        pids = [int(file.read_text(encoding="utf-8")) for file in files]
-        assert len(set(pids)) == 2
-        assert all(alive(pid) for pid in pids)
+        wait_until(lambda: all(file.exists() and file.read_text(encoding="utf-8") for file in files), 60, "both workers work")
+        started = [process.pid for process in psutil.Process(run.pid).children(recursive=True)]
+        assert {int(file.read_text(encoding="utf-8")) for file in files} < set(started)
     finally:
         run.kill()
         run.wait()
-    wait_until(lambda: not any(alive(pid) for pid in pids), 15, "the workers ended")
+    wait_until(lambda: not any(alive(pid) for pid in started), 15, "workers, and what forked them, ended")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux are workers forked from a server")
+def test_forked_workers_have_the_libraries_and_all_else_from_now(tmp_path: Path) -> None:
+    """A process of its own, since a server lives as long as the process that started it."""
+    code = (
+        "import os, sys\n"
+        "if __name__ == '__main__':\n"
+        "    sys.path.insert(0, sys.argv[1])\n"
+        "    import worker_tasks; from persona_assets.processes import preload_model_libraries\n"
+        "    from persona_assets.workers import WorkerPool\n"
+        "    preload_model_libraries()\n"
+        "    os.environ['SET_AFTERWARDS'] = 'yes'\n"
+        "    os.dup2(os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT), 1)\n"
+        "    def told(threads):\n"
+        "        return [outcome.result for outcome in WorkerPool(1, threads).run(worker_tasks.tell, {'x': 'SET_AFTERWARDS'})]\n"
+        "    own, other = told(1), told(2)\n"
+        "    os.environ['MKL_CBWR'] = 'COMPATIBLE'\n"
+        "    print(own, other, told(1), file=sys.stderr)\n"
+    )
+    script, output = tmp_path / "run.py", tmp_path / "output"
+    script.write_text(code, encoding="utf-8")
+    arguments = [sys.executable, str(script), str(Path(worker_tasks.__file__).parent), str(output)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
+    # Neither two threads nor other kernels can be had from libraries that are loaded already.
+    assert done.stderr.strip() == "[(True, 'yes', '1')] [(False, 'yes', '2')] [(False, 'yes', '1')]"
+    assert output.read_text(encoding="utf-8").count("told") == 3
+    assert done.stdout == ""
