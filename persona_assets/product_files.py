@@ -1,4 +1,4 @@
-"""The files of a product: what they are, who may read them, that they are on the disk; and whether their writer lives."""
+"""The files of a product: what they are, who may read them, that they are on the disk."""
 
 from __future__ import annotations
 
@@ -74,14 +74,3 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def process_alive(pid: int) -> bool:
-    """Say whether a process of this host runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,11 +8,7 @@ so a reader sees the old product, or none, or the new one, never a part of one.
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import socket
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -28,17 +24,15 @@ from persona_assets.product_files import (
     describe_files,
     library_versions,
     make_readable,
-    process_alive,
     sync_directory,
     sync_files,
     write_whole,
 )
+from persona_assets.replacing import clear_leftovers, move_into_place, temporary_sibling
 
-__all__ = ["EVICTED", "MANIFEST", "Manifest", "Product", "State", "Store", "process_alive"]
+__all__ = ["EVICTED", "MANIFEST", "Manifest", "Product", "State", "Store"]
 
 EVICTED = "evicted.json"
-_STAGING = ".staging-"
-_REPLACED = ".replaced-"
 
 State = Literal["missing", "stale", "current"]
 
@@ -158,7 +152,7 @@ class Store:
         # Said before it is done: files that are there and said to be gone do no harm, missing ones are damage.
         now = datetime.now(UTC).isoformat(timespec="seconds")
         listed = {"files": sorted({*chosen, *self._listed(path)}), "why": why, "at": now}
-        temporary = self.temporary_sibling(directory)
+        temporary = temporary_sibling(directory)
         write_whole(directory / EVICTED, (json.dumps(listed, indent=1, sort_keys=True) + "\n").encode(), temporary)
         freed = 0
         for name in chosen:
@@ -249,14 +243,9 @@ class Store:
         """Create an empty staging directory; the caller publishes or removes it, a later `sweep` what a crash left."""
         target = self.directory(product.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        directory = self.temporary_sibling(target)
+        directory = temporary_sibling(target)
         directory.mkdir()
         return directory
-
-    @staticmethod
-    def temporary_sibling(target: Path, kind: str = _STAGING) -> Path:
-        """Name what is written before it is renamed to `target`; `sweep` removes it if this process dies first."""
-        return target.parent / f"{kind}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{target.name}"
 
     def publish(
         self,
@@ -315,7 +304,7 @@ class Store:
             check(staging)
         if describe_files(staging) != files:
             raise LakeError(f"{product.path}: the files changed between writing and reading back; nothing was published.")
-        self._move(staging, self.directory(product.path))
+        move_into_place(staging, self.directory(product.path))
         return manifest
 
     def missing_inputs(self, product: Product) -> list[str]:
@@ -323,28 +312,8 @@ class Store:
         return [path for path in product.inputs if self.manifest(path) is None]
 
     def sweep(self) -> list[Path]:
-        """Clear what killed processes of this host left: what they were writing goes, replaced products come back.
-
-        Returns:
-            The directories and files that were removed or restored.
-        """
-        handled = []
-        kinds, host = "|".join(map(re.escape, (_STAGING, _REPLACED))), re.escape(socket.gethostname())
-        # The whole name, since the name of one host can begin like that of another.
-        ours = re.compile(rf"({kinds}){host}-(\d+)-[0-9a-f]{{8}}-(.+)")
-        for leftover in sorted(self.root.rglob(".*-*")) if self.root.exists() else []:
-            named = ours.fullmatch(leftover.name)
-            if named is None or not leftover.exists() or process_alive(int(named[2])):
-                continue
-            target = leftover.parent / named[3]
-            if named[1] == _REPLACED and not target.exists():
-                leftover.rename(target)
-            elif leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
-            handled.append(leftover)
-        return handled
+        """Clear what killed processes of this host left; return the directories and files that were removed or restored."""
+        return clear_leftovers(self.root)
 
     def _input_versions(self, product: Product) -> dict[str, str] | None:
         versions = {}
@@ -368,14 +337,3 @@ class Store:
         if data_version(manifest.files) != manifest.data_version:
             return "the manifest's data version is not that of its files"
         return None
-
-    @staticmethod
-    def _move(staging: Path, target: Path) -> None:
-        if target.exists():
-            aside = Store.temporary_sibling(target, _REPLACED)
-            target.rename(aside)
-            staging.rename(target)
-            shutil.rmtree(aside)
-        else:
-            staging.rename(target)
-        sync_directory(target.parent)

@@ -12,6 +12,7 @@ from dagster import ConfigurableResource
 
 from persona_assets.errors import LakeError
 from persona_assets.hashing import sha256_json
+from persona_assets.replacing import temporary_sibling
 from resources.lake import Lake
 
 TABLE_SUFFIX = ".parquet"
@@ -92,7 +93,7 @@ class Warehouse(ConfigurableResource):  # type: ignore[type-arg]  # no resource 
         version = sha256_json(sources)
         file = self.file(profile)
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.lake.store.temporary_sibling(file)
+        temporary = temporary_sibling(file)
         rows: list[tuple[str | None, str | None, str]] = [(None, None, version)]
         try:
             with duckdb.connect(str(temporary)) as connection:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dagster import DagsterRunStatus, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from persona_assets.store import process_alive
+from persona_assets.replacing import process_alive
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

@@ -21,7 +21,7 @@ from guarded_calls import (
 
 from persona_assets.errors import LakeError
 from persona_assets.guarded import GuardedCallError, GuardedProcess, UnforeseenError
-from persona_assets.store import process_alive
+from persona_assets.replacing import process_alive
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from persona_assets.errors import LakeError
+from persona_assets.replacing import temporary_sibling
 from persona_assets.store import MANIFEST, Manifest, Product, Store
 
 ROOT = Product(path="p/root", producer="make_root", version="1", parameters={"seed": 1})
@@ -321,7 +322,7 @@ class TestSweep:
 
     def test_a_temporary_file_of_a_dead_process_goes(self, store: Store) -> None:
         write(store)
-        file = store.temporary_sibling(store.root / "p" / "warehouse.duckdb")
+        file = temporary_sibling(store.root / "p" / "warehouse.duckdb")
         left = file.with_name(file.name.replace(f"-{os.getpid()}-", f"-{dead_pid()}-"))
         left.touch()
         file.touch()
