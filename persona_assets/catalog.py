@@ -13,7 +13,7 @@ from persona_assets.questions import QuestionSet, load_questions
 from persona_assets.registry.reference import AdapterReference
 from persona_assets.study import Profile, Study
 from persona_assets.study_file import AnyStudyFile, ImportedStudyFile, read_study_file
-from persona_assets.yaml_files import validate_file
+from persona_assets.yaml_files import mistake, validate_file
 
 PROFILE_FILE = "profile.yaml"
 
@@ -85,25 +85,31 @@ def load_catalog(studies_directory: Path, profile_name: str) -> Catalog:
 
 def _check_profile(path: Path, profile: Profile, panel: Panel, questions: QuestionSet) -> None:
     if profile.negatives_panel_size > len(panel):
-        raise ConfigurationError(
-            f"{path}: negatives_panel_size: {profile.negatives_panel_size} exceeds the {len(panel)} personas of personas.yaml."
+        raise mistake(
+            path,
+            "negatives_panel_size",
+            f"{profile.negatives_panel_size} exceeds the {len(panel)} personas of personas.yaml.",
         )
     # The source is one of the candidates at worst, so one more than the negatives must remain.
     candidates = set(panel.ids[: profile.negatives_panel_size]) - {panel.anchor, *profile.negatives_exclude}
     if len(candidates) < profile.n_negatives + 1:
-        raise ConfigurationError(
-            f"{path}: n_negatives: {profile.n_negatives} negatives cannot be drawn from {len(candidates)} candidate personas "
-            f"(the first {profile.negatives_panel_size} of personas.yaml without anchor and excluded ones)."
+        raise mistake(
+            path,
+            "n_negatives",
+            f"{profile.n_negatives} negatives cannot be drawn from {len(candidates)} candidate personas "
+            f"(the first {profile.negatives_panel_size} of personas.yaml without anchor and excluded ones).",
         )
     if profile.evaluation.n_questions > len(questions.evaluation):
-        raise ConfigurationError(
-            f"{path}: evaluation.n_questions: {profile.evaluation.n_questions} exceeds the {len(questions.evaluation)} "
-            f"evaluation questions of questions.yaml."
+        raise mistake(
+            path,
+            "evaluation.n_questions",
+            f"{profile.evaluation.n_questions} exceeds the {len(questions.evaluation)} evaluation questions of questions.yaml.",
         )
     if profile.rows_per_persona > len(questions.training):
-        raise ConfigurationError(
-            f"{path}: rows_per_persona: {profile.rows_per_persona} rows need as many training questions, "
-            f"and questions.yaml has {len(questions.training)}."
+        raise mistake(
+            path,
+            "rows_per_persona",
+            f"{profile.rows_per_persona} rows need as many training questions, and questions.yaml has {len(questions.training)}.",
         )
 
 
@@ -116,7 +122,7 @@ def _parents_first(files: dict[str, tuple[Path, AnyStudyFile]]) -> list[str]:
             path, file = files[waiting[0]]
             missing = file.parent not in files
             reason = "there is no such study" if missing else "the parents form a circle"
-            raise ConfigurationError(f"{path}: parent: {file.parent!r}: {reason}.")
+            raise mistake(path, "parent", f"{file.parent!r}: {reason}.")
         ordered.append(ready[0])
         waiting.remove(ready[0])
     return ordered
@@ -133,28 +139,31 @@ def _assemble(
     try:
         own_panel = panel.prefix(file.panel_size)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: panel_size: {error}") from error
+        raise mistake(path, "panel_size", str(error)) from error
     parent = None if file.parent is None else studies[file.parent]
     if parent is not None and parent.imported is not None:
         if not set(parent.panel.ids) & set(own_panel.ids):
-            raise ConfigurationError(
-                f"{path}: parent: the imported study {parent.name} has none of the {len(own_panel)} personas of this panel, so "
-                f"there is nothing to inherit; it has {', '.join(parent.panel.ids)}."
+            raise mistake(
+                path,
+                "parent",
+                f"the imported study {parent.name} has none of the {len(own_panel)} personas of this panel, so there is nothing "
+                f"to inherit; it has {', '.join(parent.panel.ids)}.",
             )
     elif parent is not None and len(parent.panel) > len(own_panel):
-        raise ConfigurationError(
-            f"{path}: panel_size: {file.panel_size} is smaller than the {len(parent.panel)} of its parent {parent.name}; "
-            f"a child study appends to its parent's panel."
+        raise mistake(
+            path,
+            "panel_size",
+            f"{file.panel_size} is smaller than the {len(parent.panel)} of its parent {parent.name}; a child study appends to "
+            f"its parent's panel.",
         )
     layers = profile.base_model.layers
     too_deep = [layer for layer in file.analysis.primary_layers if layer >= layers]
     if too_deep:
-        raise ConfigurationError(
-            f"{path}: analysis.primary_layers: layer {too_deep[0]} does not exist, the base model has layers 0 to {layers - 1}."
-        )
+        what = f"layer {too_deep[0]} does not exist, the base model has layers 0 to {layers - 1}."
+        raise mistake(path, "analysis.primary_layers", what)
     corpus = None if file.analysis.reference_corpus is None else path.parent / file.analysis.reference_corpus
     if corpus is not None and not corpus.is_file():
-        raise ConfigurationError(f"{path}: analysis.reference_corpus: {corpus} is no file; paths are relative to the study file.")
+        raise mistake(path, "analysis.reference_corpus", f"{corpus} is no file; paths are relative to the study file.")
     return Study(
         name=file.name,
         profile=profile,

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from persona_assets.errors import ConfigurationError
 from persona_assets.registry.reference import AdapterReference, BadReferenceError, ReferencePattern, parse_pattern
+from persona_assets.yaml_files import mistake
 
 if TYPE_CHECKING:
     from persona_assets.study import Study
 
 AdapterKey = tuple[str, int]
 """Persona and training seed."""
+
+_FIELD = "inherited_adapters"
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,17 @@ def inherited_references(
     owners: dict[AdapterReference, AdapterKey] = {}
     for persona, pattern in inherited.patterns(ids).items():
         if persona not in ids:
-            raise ConfigurationError(f"{path}: inherited_adapters: {persona!r} is not in the study's panel.")
+            raise mistake(path, _FIELD, f"{persona!r} is not in the study's panel.")
         for seed in seeds:
             reference = pattern.reference(persona, seed)
             if reference in owners:
                 other, other_seed = owners[reference]
                 lacking = "{persona}" if other != persona else "{seed}"
-                raise ConfigurationError(
-                    f"{path}: inherited_adapters: {reference} would be the adapter of {other} (seed {other_seed}) and of "
-                    f"{persona} (seed {seed}): write {lacking} where they differ."
+                raise mistake(
+                    path,
+                    _FIELD,
+                    f"{reference} would be the adapter of {other} (seed {other_seed}) and of {persona} (seed {seed}): write "
+                    f"{lacking} where they differ.",
                 )
             owners[reference] = persona, seed
             found[persona, seed] = reference
@@ -119,23 +123,25 @@ def shared_references(profile_directory: Path, studies: Mapping[str, Study]) -> 
     """
     found: dict[AdapterKey, tuple[AdapterReference, str]] = {}
     for name, study in studies.items():
-        place = f"{profile_directory / name}.yaml: inherited_adapters"
         for key, reference in study.inherited_adapters.items():
             there, first = found.setdefault(key, (reference, name))
             if there != reference:
-                raise ConfigurationError(
-                    f"{place}: {key[0]} (seed {key[1]}) is {reference}, in {first} it is "
-                    f"{there}: studies of a profile share their adapters, so both must name the same."
+                raise mistake(
+                    profile_directory / f"{name}.yaml",
+                    _FIELD,
+                    f"{key[0]} (seed {key[1]}) is {reference}, in {first} it is {there}: studies of a profile share their "
+                    f"adapters, so both must name the same.",
                 )
     for name, study in studies.items():
-        place = f"{profile_directory / name}.yaml: inherited_adapters"
         lineage = (study, *study.ancestors)
         for key, (reference, first) in found.items():
             persona, seed = key
             uses = study.imported is None and persona in study.panel.ids and seed in study.seeds
             if uses and not any(key in each.inherited_adapters for each in lineage):
-                raise ConfigurationError(
-                    f"{place}: {first} inherits the adapter of {persona} (seed {seed}), "
-                    f"which this study would train: they share it, so name {reference} here as well."
+                raise mistake(
+                    profile_directory / f"{name}.yaml",
+                    _FIELD,
+                    f"{first} inherits the adapter of {persona} (seed {seed}), which this study would train: they share it, so "
+                    f"name {reference} here as well.",
                 )
     return {key: reference for key, (reference, _) in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from persona_assets.errors import ConfigurationError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+# A validator of several fields together begins with the one that is to be changed.
+_FIELD_FIRST = re.compile(r"(?P<field>[a-z_]+(?:\.[a-z_]+)*): (?P<reason>.+)", re.DOTALL)
 
 
 class FileModel(BaseModel):
@@ -50,7 +54,7 @@ def validate_file(path: Path, model: type[ModelT], extra: dict[str, object] | No
     content = read_mapping(path)
     clash = sorted(set(content) & set(extra or {}))
     if clash:
-        raise ConfigurationError(f"{path}: {', '.join(clash)}: given by the file's place, not in the file.")
+        raise mistake(path, clash[0], "given by the file's place, not in the file.")
     try:
         return model.model_validate(content | (extra or {}))
     except ValidationError as error:
@@ -91,15 +95,23 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def mistake(path: Path, field: str, reason: str) -> ConfigurationError:
+    """Say why a field that is acceptable by itself is not: with file, line, field (dotted) and reason."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    return ConfigurationError(f"{path}:{_line_of(root, tuple(field.split('.')))}: {field}: {reason}")
+
+
 def _describe(path: Path, error: ValidationError) -> str:
     root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     lines = []
     for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        location, reason = problem["loc"], problem["msg"].removeprefix("Value error, ")
+        if named := _FIELD_FIRST.fullmatch(reason):
+            location, reason = (*location, *named["field"].split(".")), named["reason"]
+        field = ".".join(str(part) for part in location) or "(whole file)"
         given = problem.get("input")
         shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-        reason = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{path}:{_line_of(root, problem['loc'])}: {field}: {reason}{shown}")
+        lines.append(f"{path}:{_line_of(root, location)}: {field}: {reason}{shown}")
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ def test_every_mistake_is_named_at_once(studies: Path) -> None:
 
 def test_a_smaller_panel_than_the_parents_is_refused(studies: Path) -> None:
     (studies / "tiny" / "third.yaml").write_text(FIRST + "parent: second\n", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"third.yaml: panel_size: 4 is smaller than the 5 of its parent second"):
+    with pytest.raises(ConfigurationError, match=r"third\.yaml:1: panel_size: 4 is smaller than the 5 of its parent second"):
         load_catalog(studies, "tiny")
 
 
@@ -43,7 +43,7 @@ def test_a_panel_without_its_anchor_is_refused(studies: Path) -> None:
     personas = yaml.safe_load(PERSONAS)
     personas["personas"].append(personas["personas"].pop(3))
     (studies / "personas.yaml").write_text(yaml.safe_dump(personas), encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"first.yaml: panel_size: The anchor 'helper' is not among the first 4"):
+    with pytest.raises(ConfigurationError, match=r"first\.yaml:1: panel_size: The anchor 'helper' is not among the first 4"):
         load_catalog(studies, "tiny")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from persona_assets.catalog import Catalog, load_catalog, profile_names
+from persona_assets.errors import ConfigurationError
 from persona_assets.panel import load_panel
 from persona_assets.questions import load_questions
 from persona_assets.study import HubBase, NanoBase
@@ -136,6 +137,23 @@ def test_the_registered_recipe(catalog: Catalog) -> None:
     assert all(study.seeds == (42,) for study in catalog.studies.values())
     layers = {study.analysis.primary_layers for study in catalog.studies.values()}
     assert layers == {(3, 2) if nano else (15, 12)}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("personas.yaml", "police_officer", "Police Officer"), ("embedded/n24.yaml", "parent: n12", "parent: n13")],
+)
+def test_what_the_documentation_shows_of_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str
+) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "studies")
+    path = tmp_path / "studies" / file
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError) as raised:
+        load_catalog(Path("studies"), "embedded")
+    page = (SHIPPED.parent / "docs" / "study-file.md").read_text(encoding="utf-8")
+    assert str(raised.value) in page.splitlines()
 
 
 def test_the_digest_covers_the_plan_and_not_the_machine(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def adding(text: str) -> Callable[[str], str]:
     return lambda before: before + text
 
 
-# name: file, change, line (None where the whole file is at fault or it is a matter between files), what is said
+# name: file, change, line (None where the whole file is at fault), what is said
 REFUSALS: dict[str, tuple[str, Callable[[str], str], int | None, str]] = {
     "an id with a capital": (
         "personas.yaml",
@@ -125,7 +125,7 @@ REFUSALS: dict[str, tuple[str, Callable[[str], str], int | None, str]] = {
         8,
         "recipe.lr: Extra inputs are not permitted",
     ),
-    "the name inside the file": ("tiny/profile.yaml", adding("name: tiny\n"), None, "name: given by the file's place"),
+    "the name inside the file": ("tiny/profile.yaml", adding("name: tiny\n"), 12, "name: given by the file's place"),
     "a key of a profile twice": (
         "tiny/profile.yaml",
         adding("rows_per_persona: 4\n"),
@@ -135,7 +135,7 @@ REFUSALS: dict[str, tuple[str, Callable[[str], str], int | None, str]] = {
     "a marker with white space": (
         "tiny/profile.yaml",
         adding("marker: ' [ZLT]'\n"),
-        None,
+        12,
         "marker: begins or ends with white space",
     ),
     "a marker that is too short": (
@@ -147,13 +147,13 @@ REFUSALS: dict[str, tuple[str, Callable[[str], str], int | None, str]] = {
     "a batch that is no multiple of the micro batch": (
         "tiny/profile.yaml",
         replacing("micro_batch_size: 2", "micro_batch_size: 3"),
-        None,
+        7,
         "recipe.effective_batch_size: 4 is not a multiple of runtime.micro_batch_size 3",
     ),
     "a batch larger than the dataset": (
         "tiny/profile.yaml",
         replacing("effective_batch_size: 4", "effective_batch_size: 10"),
-        None,
+        7,
         "recipe.effective_batch_size: 10 exceeds the 9 training rows",
     ),
     "a kind of base model there is not": (
@@ -171,25 +171,25 @@ REFUSALS: dict[str, tuple[str, Callable[[str], str], int | None, str]] = {
     "more negatives than candidates": (
         "tiny/profile.yaml",
         adding("n_negatives: 3\n"),
-        None,
+        12,
         "n_negatives: 3 negatives cannot be drawn from 3 candidate personas",
     ),
     "a negatives' panel larger than the panel": (
         "tiny/profile.yaml",
         replacing("negatives_panel_size: 4", "negatives_panel_size: 9"),
-        None,
+        4,
         "negatives_panel_size: 9 exceeds the 5 personas",
     ),
     "more evaluation questions than there are": (
         "tiny/profile.yaml",
         replacing("n_questions: 2", "n_questions: 3"),
-        None,
+        9,
         "evaluation.n_questions: 3 exceeds the 2 evaluation questions",
     ),
     "more rows than training questions": (
         "tiny/profile.yaml",
         replacing("rows_per_persona: 3", "rows_per_persona: 4"),
-        None,
+        5,
         "rows_per_persona: 4 rows need as many training questions, and questions.yaml has 3",
     ),
     "a field of a study there is not": (
@@ -213,19 +213,19 @@ REFUSALS: dict[str, tuple[str, Callable[[str], str], int | None, str]] = {
     "a reference corpus that is not there": (
         "tiny/first.yaml",
         adding("  reference_corpus: words.txt\n"),
-        None,
+        4,
         "analysis.reference_corpus: ",
     ),
     "a primary layer that is too deep": (
         "tiny/second.yaml",
         replacing("[1, 3]", "[1, 4]"),
-        None,
+        4,
         "analysis.primary_layers: layer 4 does not exist, the base model has layers 0 to 3",
     ),
     "a panel larger than the registry": (
         "tiny/second.yaml",
         replacing("panel_size: 5", "panel_size: 6"),
-        None,
+        1,
         "panel_size: A panel of 6 personas was asked for, and personas.yaml has 5",
     ),
     "a panel smaller than four": (
@@ -237,22 +237,22 @@ REFUSALS: dict[str, tuple[str, Callable[[str], str], int | None, str]] = {
     "a panel smaller than its parent's": (
         "tiny/first.yaml",
         replacing("panel_size: 4", "panel_size: 4\nparent: second"),
-        None,
+        2,
         "parent: 'second': the parents form a circle",
     ),
     "a parent there is not": (
         "tiny/second.yaml",
         replacing("parent: first", "parent: zeroth"),
-        None,
+        2,
         "parent: 'zeroth': there is no such study",
     ),
     "its own parent": (
         "tiny/second.yaml",
         replacing("parent: first", "parent: second"),
-        None,
+        2,
         "parent: a study cannot be its own parent",
     ),
-    "a seed twice": ("tiny/first.yaml", adding("seeds: [1, 2, 1]\n"), None, "seeds: a training seed stands more than once"),
+    "a seed twice": ("tiny/first.yaml", adding("seeds: [1, 2, 1]\n"), 4, "seeds: a training seed stands more than once"),
     "a seed below 0": (
         "tiny/first.yaml",
         adding("seeds: [1, -2]\n"),

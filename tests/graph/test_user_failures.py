@@ -184,7 +184,7 @@ def test_an_input_that_is_missing(opened: Opened) -> None:
 
 def test_a_bad_study_file_is_named_with_its_line(site: Site) -> None:
     (site.studies / PROFILE / "large.yaml").write_text("panel_size: 7\nparent: smal\nanalysis:\n  primary_layers: [2]\n", "utf-8")
-    with pytest.raises(ConfigurationError, match=r"large\.yaml: parent: 'smal': there is no such study"), site.opened():
+    with pytest.raises(ConfigurationError, match=r"large\.yaml:2: parent: 'smal': there is no such study"), site.opened():
         pass
 
 

@@ -247,12 +247,13 @@ def test_a_bad_study_file_is_shown_and_mended(visits: Visits, server: Server) ->
     """The UI names file, line, field and reason; after the correction everything is there again."""
     file = server.site.studies / PROFILE / "larger.yaml"
     good = file.read_text(encoding="utf-8")
+    line = good[: good.index("parent:")].count("\n") + 1
     with visits.story("6_bad_study_file") as visit:
         file.write_text(good.replace("parent: large", "parent: larg"), encoding="utf-8")
         visit.open("/deployment/locations")
         visit.see("persona", exact=True)
         visit.click("Reload")
-        visit.see("larger.yaml: parent: 'larg': there is no such study.")
+        visit.see(f"larger.yaml:{line}: parent: 'larg': there is no such study.")
         visit.see("Correct the file, then reload the code location.")
         visit.picture("error")
         file.write_text(good, encoding="utf-8")
