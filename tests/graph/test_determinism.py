@@ -17,8 +17,10 @@ def test_two_runs_give_the_same_data_versions(small_site: Site, tmp_path: Path) 
     expected, found = small_site.data_versions(), site.data_versions()
     assert set(found) == set(expected)
     assert {path for path in found if found[path] != expected[path]} == set()
-    kinds = {path.removeprefix(f"{PROFILE}/").split("/")[0] for path in found}
-    assert kinds >= {"base_model", "training_answers", "training_dataset", "adapter", "merged_model", "layer_centroids", "small"}
+    assert {path.removeprefix(f"{PROFILE}/").removeprefix("small/").split("/")[0] for path in found} >= {
+        *("base_model", "training_answers", "training_dataset", "adapter", "merged_model", "layer_centroids", "base_cells"),
+        *("eval_cells", "marker_scores", "tables", "figures", "clean_result"),
+    }
     # Made here, and not copied: different runs, the same content.
     assert not {m.run_id for m in site.manifests().values()} & {m.run_id for m in small_site.manifests().values()}
 

@@ -60,6 +60,7 @@ def test_killed_in_training_and_in_evaluation(base_site: Site, small_site: Site,
     in_evaluation = stop_when(site, CELLS, 1)
     assert is_kept(in_training, in_evaluation)
     assert 1 <= len([path for path in in_evaluation if path.startswith(CELLS)]) < len(SMALL)
+    assert site.leftovers() != []  # what it was measuring
     site.verify()
 
     with site.opened() as opened:
