@@ -205,4 +205,4 @@ def print_frame(frame: pl.DataFrame) -> None:
         cells = ("" if value is None else f"{value:.4g}" if isinstance(value, float) else escape(str(value)) for value in row)
         table.add_row(*cells)
     console.print(table)
-    console.print(f"[dim]{frame.height} rows[/dim]")
+    console.print(f"[dim]{frame.height} row{'' if frame.height == 1 else 's'}[/dim]")

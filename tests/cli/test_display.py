@@ -54,6 +54,11 @@ def test_rows_of_a_query_are_shown_as_they_are(shown: io.StringIO) -> None:
     assert lines == [["text", "[n]"], ["Hm.", "[zlt]", "1"], ["[/red]", "[bold]x", "2"], ["3"], ["3", "rows"]]
 
 
+def test_one_row_is_a_row(shown: io.StringIO) -> None:
+    display.print_frame(pl.DataFrame({"n": [1]}))
+    assert shown.getvalue().splitlines()[-1] == "1 row"
+
+
 @pytest.mark.parametrize(("level", "heading"), [(0.95, "95 % interval"), (0.9, "90 % interval"), (0.995, "99.5 % interval")])
 def test_intervals_are_headed_by_the_level_of_the_plan(shown: io.StringIO, level: float, heading: str) -> None:
     display.print_result(StudyResult("embedded", "n12", level, [RATE], None, None, ()))
