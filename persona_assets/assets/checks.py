@@ -250,9 +250,10 @@ def _drift_check(study: Study, catalog: Catalog, drift: DriftCheck) -> AssetChec
         ),
     )
     def no_drift(lake: Lake, warehouse: Warehouse) -> AssetCheckResult:
+        from persona_assets.statistics.drift_tests import deciding_test
+
         path = TABLE_PRODUCTS[drift.asset](Products(catalog, lake), study).path
-        tests = warehouse.table(path, drift.table).filter("registered", statistic="sign_drops", **drift.where)
-        row = tests.row(0, named=True)
+        row = deciding_test(warehouse.table(path, drift.table).filter(**drift.where))
         numbers = {name: row[name] for name in ("estimate", "p", "n") if row[name] is not None}
         return AssetCheckResult(
             passed=row["verdict"] in ("no_drift", "not_tested"),

@@ -150,7 +150,6 @@ def compute_regressions(data: StudyData) -> Tables:
     extras = Extras(
         token_ids=tokens,
         corpus_counts=None if study.reference_corpus is None else corpus_counts(study.reference_corpus),
-        identity_override=plan.identity_override,
         scores=data.table(data.products.source_rates(study), "source_scores"),
     )
     results = probe(states, seed=plan.seed, layers=panel.layers, folds=min(FOLDS, states.shape[1]))
@@ -253,31 +252,27 @@ def compute_inherited_drift(data: StudyData) -> Tables:
     from persona_assets.statistics.drift import drift_settings, inherited_drift
 
     study, products = data.study, data.products
-    now = products.source_rates(study)
-    # Without a parent there is no inherited source: its tables are those of an empty parent.
-    parent = now if study.parent is None else products.source_rates(study.parent)
-    rows = slice(0, 0) if study.parent is None else slice(None)
-    measured = (data.table(now, "measurements"), data.table(parent, "measurements")[rows])
-    if study.parent is not None and study.parent.imported is not None:
-        measured = imports.with_prompts(study, study.parent, *measured)
-    result = inherited_drift(
-        data.table(now, "source_rates"),
-        data.table(parent, "source_rates")[rows],
-        *measured,
-        **drift_settings(study.analysis),
-    )
+    now, parent = products.source_rates(study), study.parent
+    rates, measured = data.table(now, "source_rates"), data.table(now, "measurements")
+    rates_before, measured_before = None, None
+    if parent is not None:
+        before = products.source_rates(parent)
+        rates_before, measured_before = data.table(before, "source_rates"), data.table(before, "measurements")
+        if parent.imported is not None:
+            measured, measured_before = imports.with_prompts(study, parent, measured, measured_before)
+    result = inherited_drift(rates, rates_before, measured, measured_before, **drift_settings(study.analysis))
     return {"inherited_drift": result.inherited_drift, "drift_tests": result.drift_tests}
 
 
 def compute_gates(data: StudyData) -> Tables:
     """Tables `gates` and `outcome` from everything the rule looks at."""
+    from persona_assets.statistics.drift_tests import deciding_test
     from persona_assets.statistics.gates import evaluate_gates
 
     products, study, plan = data.products, data.study, data.study.analysis
     tests = data.table(products.inherited_drift(study), "drift_tests")
     rates = data.table(products.source_rates(study), "source_rates")
-    registered = tests.filter("registered")
-    verdicts = set(registered["verdict"].to_list())
+    verdict = deciding_test(tests)["verdict"]
     remeasured = data.table(products.remeasurement_drift(study), "remeasurement_tests")
     result = evaluate_gates(
         observations(data, study),
@@ -286,10 +281,11 @@ def compute_gates(data: StudyData) -> Tables:
         alpha=plan.alpha,
         registered_sign=plan.registered_sign,
         slope_tolerance=plan.slope_tolerance,
-        drift_triggered=_triggered(verdicts),
-        drift_confounded="confounded" in verdicts,
+        drift_triggered={"drift": True, "no_drift": False}.get(verdict),
+        drift_confounded=verdict == "confounded",
         drifted_since=remeasured.filter("registered", statistic="sign_drops", verdict="drift")["compared_with"].to_list(),
         truncation_flagged=int(rates["truncation_flagged"].sum()),
+        truncation_unknown=rates["truncation_flagged"].null_count(),
     )
     return {
         "gates": result.gates,
@@ -299,12 +295,6 @@ def compute_gates(data: StudyData) -> Tables:
         ),
         "gate_details": result.details,
     }
-
-
-def _triggered(verdicts: set[str]) -> bool | None:
-    if verdicts & {"confounded", "not_tested"} or not verdicts:
-        return None
-    return "drift" in verdicts
 
 
 def plan_changes(data: StudyData) -> str:

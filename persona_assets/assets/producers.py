@@ -22,7 +22,7 @@ VERSIONS = {
     "off_diagonal": "1",
     "power": "1",
     "attenuation": "2",
-    "gates": "2",
+    "gates": "3",
     "inherited_drift": "2",
     "remeasurement_drift": "1",
     "retest": "1",

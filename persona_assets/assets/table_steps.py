@@ -178,9 +178,10 @@ def _power_headline(tables: Tables) -> dict[str, MetadataValue]:
 
 
 def _inherited_headline(tables: Tables) -> dict[str, MetadataValue]:
+    from persona_assets.statistics.drift_tests import deciding_test
+
     count = {"inherited_sources": MetadataValue.int(tables["inherited_drift"].height)}
-    verdicts = tables["drift_tests"].filter("registered", statistic="sign_drops")["verdict"].to_list()
-    return {**count, "verdict": MetadataValue.text(verdicts[0])} if verdicts else dict(count)
+    return {**count, "verdict": MetadataValue.text(deciding_test(tables["drift_tests"])["verdict"])}
 
 
 def _remeasurement_headline(tables: Tables) -> dict[str, MetadataValue]:

@@ -13,7 +13,7 @@ from persona_assets.statistics.attenuation import Conditions, attenuation
 from persona_assets.statistics.baselines import baseline_rows, surface_predictors
 from persona_assets.statistics.continuous import continuous_rows
 from persona_assets.statistics.cross_validation import cross_validation
-from persona_assets.statistics.drift import DriftResult, drift_settings, inherited_drift
+from persona_assets.statistics.drift import drift_settings, inherited_drift
 from persona_assets.statistics.gates import evaluate_gates
 from persona_assets.statistics.identity import check_identity
 from persona_assets.statistics.leakage import LeakageMatrices
@@ -74,7 +74,6 @@ class Extras:
         capability_loss: by persona, what its adapter cost of a capability.
         states: [personas, questions, layers, hidden] hidden states per question, for the probe.
         scores: table `source_scores`, for the continuous outcome.
-        identity_override: reason for analysing measurements of different identity together.
     """
 
     token_ids: Sequence[Collection[int]] | None = None
@@ -82,7 +81,6 @@ class Extras:
     capability_loss: Mapping[str, float] | None = None
     states: FloatArray | None = None
     scores: pl.DataFrame | None = None
-    identity_override: str | None = None
 
 
 def regressions(
@@ -159,11 +157,11 @@ def analyse(
         drift_tests, gates, outcome, gate_details, attenuation, probe (with states).
 
     Raises:
-        MixedIdentityError: the measurements differ in identity and there is no override.
+        MixedIdentityError: the measurements differ in identity and the plan gives no override.
         StatisticsError: from the families.
     """
     extras = extras or Extras()
-    check_identity(frames.measurements, override=extras.identity_override)
+    check_identity(frames.measurements, override=plan.identity_override)
     observed = {centring: frames.observations(anchor, centring) for centring in frames.centrings()}
     panel = observed["panel"]
     resamples, confidence = plan.bootstrap_resamples, plan.confidence_level
@@ -185,7 +183,8 @@ def analyse(
         within_excluded=panel.within_excluded.tolist(),
     )
     tables["power"] = power(design, seed=plan.seed)
-    drift = _drift(frames, parent, plan)
+    before = (None, None) if parent is None else (parent.source_rates, parent.measurements)
+    drift = inherited_drift(frames.source_rates, before[0], frames.measurements, before[1], **drift_settings(plan))
     tables |= {"inherited_drift": drift.inherited_drift, "drift_tests": drift.drift_tests}
     gates = evaluate_gates(
         panel,
@@ -198,6 +197,7 @@ def analyse(
         drift_confounded=drift.confounded,
         drifted_since=() if remeasured is None else remeasured.drifted,
         truncation_flagged=int(frames.source_rates["truncation_flagged"].sum()),
+        truncation_unknown=frames.source_rates["truncation_flagged"].null_count(),
     )
     tables |= {"gates": gates.gates, "outcome": gates.outcome, "gate_details": gates.details}
     family = {other: data.observations(anchor) for other, data in (ancestors or {}).items()}
@@ -222,17 +222,4 @@ def completions_of(frames: StudyFrames, observations: StudyObservations) -> Floa
     return np.array(
         [[counts[seed, persona] for persona in observations.personas] for seed in observations.seeds],
         dtype=np.float64,
-    )
-
-
-def _drift(frames: StudyFrames, parent: StudyFrames | None, plan: AnalysisPlan) -> DriftResult:
-    # A study without a parent has no inherited source: its tables are those of an empty parent.
-    before = frames if parent is None else parent
-    rows = slice(0, 0) if parent is None else slice(None)
-    return inherited_drift(
-        frames.source_rates,
-        before.source_rates[rows],
-        frames.measurements,
-        before.measurements[rows],
-        **drift_settings(plan),
     )

@@ -114,12 +114,14 @@ def confidence(
     drift_confounded: bool = False,
     drifted_since: Sequence[str] = (),
     truncation_flagged: int = 0,
+    truncation_unknown: int = 0,
 ) -> Confidence:
     """Say how far the outcome can be trusted.
 
     LOW is registered: the drift trigger fires, the bucket is not `H_consistent`, or only one seed was trained. Among
-    the rest, MODERATE when anything speaks against HIGH: a drift comparison across measurement identities, signed
-    gates that disagree, fewer than `SEEDS_FOR_HIGH` seeds, or truncated source rates.
+    the rest, MODERATE when anything speaks against HIGH: drift that was not tested, or only across measurement
+    identities, signed gates that disagree, fewer than `SEEDS_FOR_HIGH` seeds, or source rates that are truncated or not
+    known to be whole.
 
     Args:
         outcome: of `bucket`.
@@ -129,6 +131,7 @@ def confidence(
         drift_confounded: whether the drift comparison crosses measurement identities.
         drifted_since: earlier measurements of the study against which the trigger fired: `first`, `last`.
         truncation_flagged: number of source rates flagged for truncation.
+        truncation_unknown: number of source rates of which it is not recorded why their completions ended.
     """
     low = []
     if drift_triggered and not drift_confounded:
@@ -143,12 +146,16 @@ def confidence(
     moderate = []
     if drift_confounded:
         moderate.append("drift of the inherited sources cannot be judged: the measurements have different identities")
+    elif drift_triggered is None:
+        moderate.append("drift was not tested: no source has an unchanged adapter in a parent study")
     if signed_bucket != outcome.bucket:
         moderate.append(f"gates that require the registered direction give {signed_bucket}")
     if n_seeds < SEEDS_FOR_HIGH:
         moderate.append(f"{n_seeds} seeds, {SEEDS_FOR_HIGH} would show how much a seed matters")
     if truncation_flagged:
         moderate.append(f"{truncation_flagged} source rates are flagged for truncated completions")
+    if truncation_unknown:
+        moderate.append(f"of {truncation_unknown} source rates it is not recorded whether completions were truncated")
     if moderate:
         return Confidence("MODERATE", tuple(moderate))
     return Confidence("HIGH", (f"all gates hold, {n_seeds} seeds, no drift trigger, no truncated source rate",))

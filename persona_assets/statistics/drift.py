@@ -112,9 +112,9 @@ def two_proportion_p(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float | No
 
 def inherited_drift(
     rates_now: pl.DataFrame,
-    rates_parent: pl.DataFrame,
+    rates_parent: pl.DataFrame | None,
     measurements_now: pl.DataFrame,
-    measurements_parent: pl.DataFrame,
+    measurements_parent: pl.DataFrame | None,
     *,
     seed: int,
     low_share: float = DRIFT_LOW_SHARE,
@@ -128,9 +128,9 @@ def inherited_drift(
 
     Args:
         rates_now: table `source_rates` of the study.
-        rates_parent: table `source_rates` of the parent.
+        rates_parent: table `source_rates` of the parent; None for a study without one, which has no inherited source.
         measurements_now: table `measurements` of the study, a row for each rate.
-        measurements_parent: table `measurements` of the parent.
+        measurements_parent: table `measurements` of the parent, or None likewise.
         seed: seed of the bootstrap.
         low_share: share of drops from which the trigger fires.
         match_share: share of drops that the plan calls a match with the previous episode.
@@ -148,6 +148,8 @@ def inherited_drift(
     Raises:
         StatisticsError: columns or measurements are missing, or a (persona, seed) stands twice in a table.
     """
+    if rates_parent is None or measurements_parent is None:
+        rates_parent, measurements_parent = rates_now.clear(), measurements_now.clear()
     pairs = _pairs(rates_now, rates_parent, measurements_now, measurements_parent, ignore)
     tested = [pair for pair in pairs if pair.same_adapter is not False]
     confounded = any(not pair.same_identity or pair.same_adapter is None for pair in tested)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -131,6 +131,14 @@ def drift_tests(
     d = finite_vector(deltas, "deltas")
     rows, _ = delta_tests(d, Reading(confounded, (), alpha), seed, low_share, match_share, resamples, confidence)
     return frame_of(rows, DRIFT_TESTS_SCHEMA)
+
+
+def deciding_test(tests: pl.DataFrame) -> dict[str, Any]:
+    """Take the row that decides whether rates drifted out of the tests of one comparison: the registered sign test.
+
+    The other registered row, `match_previous`, describes a drift and decides none: its share may be lower than the trigger's.
+    """
+    return tests.filter("registered", statistic="sign_drops").row(0, named=True)
 
 
 def delta_tests(

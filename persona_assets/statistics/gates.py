@@ -69,6 +69,7 @@ def evaluate_gates(
     drift_confounded: bool = False,
     drifted_since: Sequence[str] = (),
     truncation_flagged: int = 0,
+    truncation_unknown: int = 0,
 ) -> GateResult:
     """Apply the registered rule to a study.
 
@@ -84,6 +85,7 @@ def evaluate_gates(
         drift_confounded: whether the drift comparison crosses measurement identities.
         drifted_since: earlier measurements of the study against which the trigger fired: `first`, `last`.
         truncation_flagged: number of source rates flagged for truncation.
+        truncation_unknown: number of source rates of which that is not recorded.
 
     Returns:
         Tables and values; see `GateResult`.
@@ -112,6 +114,7 @@ def evaluate_gates(
         drift_confounded=drift_confounded,
         drifted_since=drifted_since,
         truncation_flagged=truncation_flagged,
+        truncation_unknown=truncation_unknown,
     )
     return GateResult(
         frame_of(rows, GATES_SCHEMA),

@@ -87,7 +87,8 @@ def test_mixed_identities_stop_the_analysis_or_are_printed(study: SimulatedStudy
     mixed = StudyFrames(**{**vars(study.frames), "measurements": study.frames.measurements.with_columns(engine=engines)})
     with pytest.raises(MixedIdentityError, match="engine: other, simulation"):
         analyse("n24", mixed, PLAN, anchor=ANCHOR)
-    assert analyse("n24", mixed, PLAN, anchor=ANCHOR, extras=Extras(identity_override="for a test"))["gates"].height
+    reasoned = PLAN.model_copy(update={"identity_override": "for a test"})
+    assert analyse("n24", mixed, reasoned, anchor=ANCHOR)["gates"].height
 
 
 def test_several_seeds(recwarn: pytest.WarningsRecorder) -> None:

@@ -141,8 +141,9 @@ def plain_rule(case: BucketInputs) -> str:
 
 
 def test_confidence_over_every_combination() -> None:
-    flags = itertools.product(get_args(Bucket), get_args(Bucket), (1, 2, 3), (True, False, None), (True, False), (0, 2))
-    for name, signed, seeds, drift, confounded, truncated in flags:
+    switches = ((True, False, None), (True, False), (0, 2), (0, 5))
+    flags = itertools.product(get_args(Bucket), get_args(Bucket), (1, 2, 3), *switches)
+    for name, signed, seeds, drift, confounded, truncated, unknown in flags:
         trust = confidence(
             Outcome(name, ()),
             signed_bucket=signed,
@@ -150,11 +151,17 @@ def test_confidence_over_every_combination() -> None:
             drift_triggered=drift,
             drift_confounded=confounded,
             truncation_flagged=truncated,
+            truncation_unknown=unknown,
         )
         registered_low = (bool(drift) and not confounded) or name != "H_consistent" or seeds == 1
         assert (trust.level == "LOW") == registered_low
         assert (trust.level == "HIGH") == (
-            not registered_low and not confounded and signed == name and seeds == 3 and truncated == 0
+            not registered_low
+            and drift is False  # what was not tested is no absence of drift
+            and not confounded
+            and signed == name
+            and seeds == 3
+            and truncated == unknown == 0
         )
         assert trust.reasons
 

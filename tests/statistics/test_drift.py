@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from persona_assets.statistics.drift import DriftResult, inherited_drift, two_proportion_p
-from persona_assets.statistics.drift_tests import DRIFT_TESTS_SCHEMA, drift_tests, sign_test, wilcoxon_p
+from persona_assets.statistics.drift_tests import DRIFT_TESTS_SCHEMA, deciding_test, drift_tests, sign_test, wilcoxon_p
 from persona_assets.statistics.tidy import StatisticsError
 
 
@@ -60,6 +60,20 @@ def test_trigger_and_match_shares(drops: int, triggered: str, matches: str) -> N
     verdicts = dict(table.filter("registered").select("statistic", "verdict").iter_rows())
     assert verdicts == {"sign_drops": triggered, "match_previous": matches}
     assert table.filter(statistic="sign_drops")["estimate"].item() == pytest.approx(drops / 24)
+
+
+def test_only_the_sign_test_decides_whatever_share_a_match_needs() -> None:
+    """A plan may call few drops a match with the earlier episode: that must not fire the trigger."""
+    table = drift_tests(deltas(12, 24), seed=1, low_share=0.9, match_share=0.5, resamples=200)
+    assert table.filter(statistic="match_previous")["verdict"].item() == "drift"
+    assert (deciding_test(table)["statistic"], deciding_test(table)["verdict"]) == ("sign_drops", "no_drift")
+
+
+@pytest.mark.parametrize(("drops", "statistic"), [(75, "sign_drops"), (83, "match_previous")])
+def test_a_share_at_its_limit_counts(drops: int, statistic: str) -> None:
+    for number, verdict in ((drops, "drift"), (drops - 1, "no_drift")):
+        table = drift_tests(deltas(number, 100), seed=1, resamples=100)
+        assert table.filter(statistic=statistic)["verdict"].item() == verdict
 
 
 def test_wilcoxon_is_exact_with_and_without_ties() -> None:
@@ -201,6 +215,9 @@ def test_seeds_of_a_source_are_one_source() -> None:
 def test_a_study_without_a_parent_and_incomplete_tables() -> None:
     empty = inherited_drift(DROPPED, PARENT.head(0), measurements(DROPPED), measurements(PARENT).head(0), seed=1)
     assert (empty.verdict, empty.triggered, empty.inherited_drift.height) == ("not_tested", None, 0)
+    alone = inherited_drift(DROPPED, None, measurements(DROPPED), None, seed=1)
+    assert alone.drift_tests.equals(empty.drift_tests)
+    assert alone.verdict == "not_tested"
     with pytest.raises(StatisticsError, match="no row for source p0, seed 42, measurement 1"):
         compare(mine=measurements(DROPPED).filter(pl.col("source") != "p0"))
     with pytest.raises(StatisticsError, match="choose one measurement"):

@@ -110,6 +110,10 @@ def test_a_clean_effect_is_consistent_and_confident_only_with_seeds(observe: Obs
     assert drifted.confidence.level == "LOW"
     confounded = evaluate_gates(several, primary_layers=(0,), seed=1, drift_confounded=True)
     assert confounded.confidence.level == "MODERATE"
+    untold = evaluate_gates(several, primary_layers=(0,), seed=1, drift_triggered=False, truncation_unknown=40)
+    assert untold.confidence.reasons == ("of 40 source rates it is not recorded whether completions were truncated",)
+    untested = evaluate_gates(several, primary_layers=(0,), seed=1)
+    assert (untested.confidence.level, untested.confidence.reasons[0][:21]) == ("MODERATE", "drift was not tested:")
     outcome = one.outcome.row(0, named=True)
     assert dict(one.outcome.schema) == OUTCOME_SCHEMA
     assert (outcome["bucket"], outcome["n"], outcome["n_seeds"], outcome["strongest_layer"]) == ("H_consistent", 40, 1, 0)
