@@ -18,7 +18,7 @@ VERSIONS = {
     "marker_scores": "1",
     "source_rates": "2",
     "geometry": "1",
-    "regressions": "3",
+    "regressions": "4",
     "off_diagonal": "1",
     "power": "1",
     "attenuation": "2",

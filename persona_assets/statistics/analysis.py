@@ -116,16 +116,14 @@ def regressions(
     if panel.prompts is not None and panel.anchor in panel.personas:
         anchor_prompt = panel.prompts[panel.personas.index(panel.anchor)]
         predictors = surface_predictors(panel.prompts, anchor_prompt, extras.token_ids)
-        parts.append(baseline_rows(panel, predictors, plan.primary_layers, alpha=plan.alpha))
+        parts.append(baseline_rows(panel, predictors, plan.primary_layers))
     parts += [
         cross_validation(panel, seed=plan.seed, resamples=resamples, confidence=confidence),
         within_category(panel, alpha=plan.alpha),
         seed_rows(panel, completions, plan.primary_layers, confidence=confidence),
     ]
     if extras.scores is not None:
-        parts.append(
-            continuous_rows(panel, extras.scores, seed=plan.seed, alpha=plan.alpha, resamples=resamples, confidence=confidence)
-        )
+        parts.append(continuous_rows(panel, extras.scores, seed=plan.seed, resamples=resamples, confidence=confidence))
     return pl.concat(parts)
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from persona_assets.conventions import ALPHA
 from persona_assets.statistics.correlations import holm, pearson, spearman
 from persona_assets.statistics.dependent_correlations import mrr_z, steiger_z, williams_t2
 from persona_assets.statistics.scan import OUTCOME
@@ -96,8 +95,6 @@ def baseline_rows(
     observations: StudyObservations,
     predictors: Mapping[str, FloatArray],
     primary_layers: Sequence[int],
-    *,
-    alpha: float = ALPHA,
 ) -> pl.DataFrame:
     """Correlations of the surface predictors with the source rate, and their tests against the cosine.
 
@@ -105,7 +102,6 @@ def baseline_rows(
         observations: the study's personas.
         predictors: from `surface_predictors`, [N] each in the order of the observations.
         primary_layers: layers of the cosine to test against.
-        alpha: level handed to Holm.
 
     Returns:
         Tidy rows. Per predictor: `spearman`, `pearson`. Per layer and predictor, on Spearman correlations: `mrr_z`
@@ -126,7 +122,7 @@ def baseline_rows(
             tests += _tests(observations, layer, name, finite_vector(values, name))
     rows += tests
     main = [test for test in tests if test.statistic == "mrr_z"]
-    for test, p in zip(main, holm([test.p for test in main], alpha), strict=True):
+    for test, p in zip(main, holm([test.p for test in main]), strict=True):
         note = f"Holm over {len(main)} tests" if p is not None else test.note
         rows.append(row("mrr_z_holm", test.layer, test.estimate, p=p, predictor=test.predictor, note=note))
     return tidy_frame(rows)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from persona_assets.conventions import ALPHA, BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
+from persona_assets.conventions import BOOTSTRAP_RESAMPLES, CONFIDENCE_LEVEL
 from persona_assets.statistics.correlations import MINIMUM_N, holm, pearson, spearman
 from persona_assets.statistics.marker_scores import OUTCOMES, TRAINED, outcome_by_seed
 from persona_assets.statistics.partial import partial_spearman
@@ -27,7 +27,6 @@ def continuous_rows(
     scores: pl.DataFrame,
     *,
     seed: int,
-    alpha: float = ALPHA,
     resamples: int = BOOTSTRAP_RESAMPLES,
     confidence: float = CONFIDENCE_LEVEL,
     predictor: str = "cosine",
@@ -38,7 +37,6 @@ def continuous_rows(
         observations: the study's personas; their rates are what the outcomes are compared with.
         scores: table `source_scores`. Outcomes are means over training seeds, as rates are.
         seed: seed of the bootstrap: with the resamples of the registered scan.
-        alpha: level that Holm's procedure works at.
         resamples: bootstrap resamples of rho.
         confidence: level of its interval.
         predictor: name of the predictor in the rows.
@@ -62,7 +60,7 @@ def continuous_rows(
         rows += (
             _missing(row, observations, missing)
             if values is None
-            else _layers(row, observations, values, seed, alpha, resamples, confidence)
+            else _layers(row, observations, values, seed, resamples, confidence)
         )
         for statistic, correlate in (("spearman", spearman), ("pearson", pearson)):
             estimate, p, note = (None, None, missing) if values is None else correlate(observations.rate, values)
@@ -79,7 +77,6 @@ def _layers(
     observations: StudyObservations,
     values: FloatArray,
     seed: int,
-    alpha: float,
     resamples: int,
     confidence: float,
 ) -> list[TidyRow]:
@@ -89,7 +86,7 @@ def _layers(
         weights = bootstrap_weights(n, resamples, "bootstrap_rho", seed)
         draws = bootstrap_spearman(observations.cosine, values, weights)
     rhos = [spearman(x, values) for x in observations.cosine]
-    adjusted = holm([p for _, p, _ in rhos], alpha)
+    adjusted = holm([p for _, p, _ in rhos])
     rows = []
     for index, (layer, x) in enumerate(zip(observations.layers, observations.cosine, strict=True)):
         r, r_p, r_note = pearson(x, values)

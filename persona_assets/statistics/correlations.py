@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from persona_assets.conventions import ALPHA
 from persona_assets.statistics.tidy import StatisticsError, finite_vector, why_not_estimable
 
 if TYPE_CHECKING:
@@ -79,13 +78,13 @@ def _correlation(kind: str, x: ArrayLike, y: ArrayLike, minimum: int) -> tuple[f
     return float(np.clip(result.statistic, -1.0, 1.0)), float(result.pvalue), None
 
 
-def holm(p_values: Sequence[float | None], alpha: float = ALPHA) -> list[float | None]:
-    """Holm-adjusted p-values (pingouin); a missing p stays missing and does not count as a test."""
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm-adjusted p-values (pingouin), at most 1; a missing p stays missing and does not count as a test."""
     # statsmodels has Holm too, but collects garbage on every call, which costs more than the whole scan.
     from pingouin import multicomp
 
     there = [p for p in p_values if p is not None]
     if not there:
         return [None] * len(p_values)
-    adjusted = iter(multicomp(there, alpha=alpha, method="holm")[1])
+    adjusted = iter(multicomp(there, method="holm")[1])
     return [None if p is None else min(1.0, float(next(adjusted))) for p in p_values]

@@ -1,8 +1,8 @@
 """Do two ways of drawing completions give the same tokens and the same rates? The tests of `engine_parity`.
 
 Sampled completions of different engines are different draws, so their rates are compared as two binomials (Fisher's
-exact test in each cell, and over all cells together the test of Mantel and Haenszel), Holm-adjusted over everything
-compared. Greedy completions have no draw in them: they are compared token by token, up to the first that differs.
+exact test in each cell, and over all cells together the test of Mantel and Haenszel), Holm-adjusted over all engines.
+Greedy completions have no draw in them: they are compared token by token, up to the first that differs.
 Controls are ways that are known to be wrong; the comparison counts only if it tells them from the reference.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from persona_assets.integrity import Verdict
+from persona_assets.statistics.correlations import holm
 
 FAMILY_ALPHA = 0.01
 """Chance that ways which are the same are said to differ in a rate, over all comparisons together."""
@@ -79,7 +80,7 @@ def token_agreement(one: Sequence[int], other: Sequence[int]) -> float:
 
 
 def engine_parity(reference: Way, ways: Sequence[Way], missing: Mapping[str, str], dtype: str) -> pl.DataFrame:
-    """Compare ways with a reference.
+    """Compare ways with a reference: engines are one family of Holm's adjustment, controls another.
 
     Args:
         reference: what the others are compared with.
@@ -92,11 +93,11 @@ def engine_parity(reference: Way, ways: Sequence[Way], missing: Mapping[str, str
         null where nothing was compared.
     """
     rows = [row for way in ways for row in _compare(reference, way, dtype)]
-    tested = [row for row in rows if row["p"] is not None]
     for role in ("engine", "control"):
-        family = [row for row in tested if row["role"] == role]
-        for row, adjusted in zip(family, _holm([float(str(row["p"])) for row in family]), strict=True):
-            row |= {"p_adjusted": adjusted, "threshold": FAMILY_ALPHA, "agrees": adjusted >= FAMILY_ALPHA}
+        family = [row for row in rows if row["role"] == role]
+        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
+            if adjusted is not None:
+                row |= {"p_adjusted": adjusted, "threshold": FAMILY_ALPHA, "agrees": adjusted >= FAMILY_ALPHA}
     rows += [
         {"way": name, "reference": reference.name, "role": "engine", "measure": "not compared", "note": reason}
         for name, reason in missing.items()
@@ -104,7 +105,7 @@ def engine_parity(reference: Way, ways: Sequence[Way], missing: Mapping[str, str
     return pl.DataFrame(rows, schema=ENGINE_PARITY_SCHEMA)
 
 
-def _compare(reference: Way, way: Way, dtype: str) -> list[dict[str, object]]:
+def _compare(reference: Way, way: Way, dtype: str) -> list[dict[str, Any]]:
     from scipy.stats import fisher_exact
 
     named: dict[str, object] = {"way": way.name, "reference": reference.name, "role": way.role}
@@ -144,12 +145,6 @@ def _together(reference: Way, way: Way) -> dict[str, object]:
 
 def _two_by_two(one: Cell, other: Cell) -> npt.NDArray[np.int64]:
     return np.array([[one.hits, one.n - one.hits], [other.hits, other.n - other.hits]])
-
-
-def _holm(values: Sequence[float]) -> list[float]:
-    from statsmodels.stats.multitest import multipletests
-
-    return [] if not values else [float(p) for p in multipletests(values, method="holm")[1]]
 
 
 def judge_parity(table: pl.DataFrame) -> Verdict:

@@ -137,7 +137,7 @@ def bucket_inputs(
     """Collect what the bucket rule looks at from the gate rows and the observations."""
     scan = {layer: spearman(x, observations.rate) for layer, x in zip(observations.layers, observations.cosine, strict=True)}
     p_values = [scan[layer][1] for layer in observations.layers]
-    adjusted = dict(zip(observations.layers, holm(p_values, alpha), strict=True))
+    adjusted = dict(zip(observations.layers, holm(p_values), strict=True))
 
     def holds(gate: str, layer: int) -> bool:
         mine = [r.passed for r in rows if (r.gate, r.layer, r.registered) == (gate, layer, registered)]

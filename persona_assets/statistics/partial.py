@@ -140,7 +140,9 @@ def partial_permutation_p(
         return [None] * len(x)
     shuffled = residual_y[permutations(n, count, "partial_permutation", seed, n)]
     again = shuffled - (shuffled @ basis) @ basis.T
-    again /= np.linalg.norm(again, axis=1, keepdims=True)
+    lengths = np.linalg.norm(again, axis=1, keepdims=True)
+    # An order that the covariates explain completely leaves rounding alone, which must not be blown up to a correlation.
+    again = np.divide(again, lengths, out=np.zeros_like(again), where=lengths > ZERO_RESIDUAL * n)
     ranked = average_ranks(x)
     residual_x = ranked - (ranked @ basis) @ basis.T
     norms = np.linalg.norm(residual_x, axis=1)

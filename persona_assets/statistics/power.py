@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from persona_assets.conventions import ALPHA, SLOPE_TOLERANCE
-from persona_assets.statistics.correlations import critical_rho, holm_critical_rho
+from persona_assets.statistics.correlations import MINIMUM_N, critical_rho, holm_critical_rho
 from persona_assets.statistics.intervals import wilson
 from persona_assets.statistics.observations import OCCUPATIONAL
 from persona_assets.statistics.ranks import unit_scores
@@ -34,7 +34,6 @@ POWER_SCHEMA: dict[str, type[pl.DataType]] = {
 REGISTERED_RHOS = (-0.52, -0.40, -0.30)
 RULE_RHOS = (-0.30, -0.40, -0.52, -0.70, -0.81)
 _CHUNK_VALUES = 1 << 20
-_MINIMUM_N = 4  # as the gates: fewer personas give no correlation, and the gate is not passed
 
 
 @dataclass(frozen=True)
@@ -145,9 +144,9 @@ def power(
         StatisticsError: fewer than 4 personas, no draws, or a rho outside (-1, 1).
     """
     every = list(dict.fromkeys([*rhos, *rule_rhos]))
-    if design.n < _MINIMUM_N or draws < 1 or any(not -1.0 < rho < 1.0 for rho in every):
+    if design.n < MINIMUM_N or draws < 1 or any(not -1.0 < rho < 1.0 for rho in every):
         raise StatisticsError(
-            f"power needs at least {_MINIMUM_N} personas, one draw and rhos inside (-1, 1); got {design.n} "
+            f"power needs at least {MINIMUM_N} personas, one draw and rhos inside (-1, 1); got {design.n} "
             f"personas, {draws} draws, rhos {every}."
         )
     hits: dict[tuple[float, str], int] = {}
@@ -194,7 +193,7 @@ def _notes(design: RuleDesign) -> dict[str, str]:
         for quantity in (f"gate_A_split_{split.name}", "gate_A", "gate_B", "rule", "rule_signed"):
             if why:
                 notes.setdefault(quantity, []).append(f"cannot pass: {why}")
-    if design.occupational.sum() < _MINIMUM_N:
+    if design.occupational.sum() < MINIMUM_N:
         for quantity in ("gate_C", "rule", "rule_signed"):
             text = f"cannot pass: {int(design.occupational.sum())} occupational personas"
             notes.setdefault(quantity, []).append(text)
@@ -204,7 +203,7 @@ def _notes(design: RuleDesign) -> dict[str, str]:
 def _unusable(split: Split) -> str | None:
     if split.reason:
         return split.reason
-    if split.holdout.sum() < _MINIMUM_N or split.calibration.sum() < 3:
+    if split.holdout.sum() < MINIMUM_N or split.calibration.sum() < 3:
         return f"split {split.name} has {int(split.calibration.sum())} and {int(split.holdout.sum())} personas"
     return None
 
@@ -224,7 +223,7 @@ class _Cosines:
         self.scores = {
             name: unit_scores(_continuous_ranks(x[:, self.parts[name]]))
             for name in ranked
-            if self.parts[name].sum() >= _MINIMUM_N
+            if self.parts[name].sum() >= MINIMUM_N
         }
 
     def outcomes(self, y: FloatArray) -> dict[str, BoolArray]:

@@ -155,7 +155,7 @@ def scan(
         rhos.append(rho)
         p_values.append(rho_p)
 
-    for layer, rho, p in zip(observations.layers, rhos, holm(p_values, alpha), strict=True):
+    for layer, rho, p in zip(observations.layers, rhos, holm(p_values), strict=True):
         rows.append(
             row(
                 "spearman_holm",
@@ -166,16 +166,13 @@ def scan(
             )
         )
     tests = sum(p is not None for p in p_values)
-    if n >= 3 and tests:
+    if tests:
         rows.append(row("critical_rho", None, critical_rho(n, alpha), note=f"raw, two-sided, alpha {alpha:g}"))
-        rows.append(
-            row(
-                "holm_critical_rho",
-                None,
-                holm_critical_rho(n, alpha, tests),
-                note=f"first Holm step of {tests} tests",
-            )
-        )
+        note = f"first Holm step of {tests} tests"
+        rows.append(row("holm_critical_rho", None, holm_critical_rho(n, alpha, tests), note=note))
+    else:
+        note = "not estimable: no layer has a rho"
+        rows += [row(name, note=note) for name in ("critical_rho", "holm_critical_rho")]
     strongest = strongest_layer(rhos)
     if strongest is None:
         rows.append(row("strongest_layer", None, None, note="not estimable: no layer has a rho"))

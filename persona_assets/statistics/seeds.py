@@ -10,7 +10,7 @@ import numpy as np
 from persona_assets.conventions import CONFIDENCE_LEVEL
 from persona_assets.statistics.correlations import spearman
 from persona_assets.statistics.scan import OUTCOME
-from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, finite_array, tidy_frame
+from persona_assets.statistics.tidy import RowTemplate, StatisticsError, TidyRow, finite_array, settled, tidy_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,9 @@ class VarianceParts:
         sampling: binomial variance of a measured rate.
         seed: variance between seeds of one persona beyond sampling, at least 0.
         persona: variance between personas, at least 0.
-        reliability_one: share of a single seed's variance that is persona.
-        reliability_mean: share of the variance of the mean over seeds that is persona.
+        reliability_one: share of a single seed's variance that is persona; None where all rates are equal.
+        reliability_mean: share of the variance of the mean over seeds that is persona; None where the personas' mean rates
+            are equal.
     """
 
     sampling: float
@@ -70,8 +71,10 @@ def variance_parts(rates: ArrayLike, n: ArrayLike) -> VarianceParts:
     if (counts < 2).any() or (table < 0).any() or (table > 1).any():
         raise StatisticsError("variance_parts: rates must lie in 0..1 and rest on at least two completions each.")
     seeds = len(table)
-    within = float(table.var(axis=0, ddof=1).mean())
-    between = float(seeds * table.mean(axis=0).var(ddof=1))
+    # Rounding must not pass for variance where there is none: a reliability is a ratio of such numbers.
+    within = float(np.where(np.ptp(table, axis=0) > 0, table.var(axis=0, ddof=1), 0.0).mean())
+    means = settled(table.mean(axis=0))
+    between = 0.0 if np.ptp(means) == 0 else float(seeds * means.var(ddof=1))
     sampling = float((table * (1 - table) / (counts - 1)).mean())
     persona = max(0.0, (between - within) / seeds)
     total_one = between + (seeds - 1) * within
@@ -126,8 +129,9 @@ def seed_rows(
     parts = variance_parts(observations.rate_by_seed, completions)
     values = (parts.sampling, parts.seed, parts.persona, parts.reliability_one, parts.reliability_mean)
     remark = "binomial: with fixed questions an upper bound of sampling, and so a lower bound of the seed part"
+    absent = {"reliability_one_seed": "all rates are equal", "reliability_mean": "the mean rates of all personas are equal"}
     rows = [
-        row(name, None, value, note=remark if value is not None else "not estimable: all rates are equal")
+        row(name, None, value, note=remark if value is not None else f"not estimable: {absent[name]}")
         for name, value in zip(names, values, strict=True)
     ]
     for layer in primary_layers:

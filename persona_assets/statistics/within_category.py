@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from persona_assets.conventions import ALPHA
-from persona_assets.statistics.correlations import critical_rho, pearson, spearman
+from persona_assets.statistics.correlations import MINIMUM_N, critical_rho, pearson, spearman
 from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, TidyRow, tidy_frame
 
@@ -76,7 +76,7 @@ def _rows(
             estimate, p, why = function(x[keep], observations.rate[keep])
             text = "; ".join(part for part in (why, note) if part) or None
             rows.append(row(statistic, layer, estimate, p=p, note=text))
-    if n >= 4:
+    if n >= MINIMUM_N:
         rows.append(row("critical_rho", None, critical_rho(n, alpha), note=f"raw, two-sided, alpha {alpha:g}"))
     else:
         rows.append(row("critical_rho", None, note=f"not estimable: {n} personas"))

@@ -10,7 +10,7 @@ from scipy import stats
 from persona_assets.statistics.attenuation import SUBPANEL_SIZES, Conditions, absent_studies, attenuation, subpanel_rhos
 from persona_assets.statistics.observations import StudyObservations
 from persona_assets.statistics.partial import partial_spearman
-from persona_assets.statistics.tidy import StatisticsError
+from persona_assets.statistics.tidy import StatisticsError, generator
 
 Observe = Callable[..., StudyObservations]
 
@@ -65,6 +65,14 @@ def test_rows_of_studies_ratio_and_subpanels(observe: Observe) -> None:
     assert ratio["outcome"] == "source_rate:n40/n12"
     assert ratio["estimate"] == pytest.approx(rhos["n40"].statistic / rhos["n12"].statistic)
     assert ratio["low"] < ratio["estimate"] < 1.0
+    # The personas of the smaller panel are among those of the larger one, so a resample draws both at once.
+    large, small = studies["n40"], studies["n12"]
+    ratios = []
+    for draw in generator("attenuation_ratio", 3).integers(0, 40, (500, 40)):
+        few = draw[draw < 12]
+        top = stats.spearmanr(large.at(0)[draw], large.rate[draw]).statistic
+        ratios.append(abs(top / stats.spearmanr(small.at(0)[few], small.rate[few]).statistic))
+    assert (ratio["low"], ratio["high"]) == pytest.approx(tuple(np.quantile(ratios, [0.025, 0.975])))
     sizes = table.filter(statistic="subpanel_abs_rho")
     assert sizes["n"].to_list() == [12, 24]
     twelve = sizes.row(0, named=True)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from persona_assets.statistics.baselines import baseline_rows, jaccard, levenshtein, surface_predictors
 from persona_assets.statistics.dependent_correlations import mrr_z, steiger_z, williams_t2
@@ -23,6 +24,23 @@ words = st.text(alphabet="abcé ", max_size=9)
 @pytest.mark.parametrize(("test", "value"), [(mrr_z, 4.8850), (steiger_z, 4.9691), (williams_t2, 5.4264)])
 def test_known_values(test: Callable[..., object], value: float) -> None:
     assert test(0.7, 0.3, 0.5, 100).statistic == pytest.approx(value, abs=5e-5)  # type: ignore[attr-defined]
+
+
+def test_mrr_limits_its_factor_to_one() -> None:
+    """Predictors that oppose each other: the factor f would be above 1; at 1, h is 1."""
+    r1, r2, rx, n = 0.6, -0.6, -0.7, 40
+    assert (1 - rx) / (2 * (1 - (r1**2 + r2**2) / 2)) > 1
+    expected = (np.arctanh(r1) - np.arctanh(r2)) * np.sqrt((n - 3) / (2 * (1 - rx)))
+    assert mrr_z(r1, r2, rx, n).statistic == pytest.approx(expected)
+
+
+def test_p_values_of_the_dependent_tests() -> None:
+    """Two-sided; Williams' T2 on n - 3 degrees of freedom, which matters with few personas."""
+    for test in (mrr_z, steiger_z):
+        found = test(0.7, 0.3, 0.5, 10)
+        assert found.p == pytest.approx(2 * stats.norm.sf(found.statistic))
+    williams = williams_t2(0.7, 0.3, 0.5, 10)
+    assert williams.p == pytest.approx(2 * stats.t.sf(williams.statistic, 7))
 
 
 @pytest.mark.parametrize("test", TESTS)
@@ -110,7 +128,9 @@ def test_rows_hold_all_tests_at_each_layer(study: SimulatedStudy) -> None:
     assert pearson_row["estimate"].item() != pytest.approx(
         main.filter(layer=2, predictor="cosine - token_jaccard")["estimate"].item()
     )
-    assert (table.filter(statistic="mrr_z_holm")["p"] >= main["p"]).all()
+    corrected = multipletests(main["p"].to_numpy(), method="holm")[1]
+    assert table.filter(statistic="mrr_z_holm")["p"].to_list() == pytest.approx(list(corrected))
+    assert (corrected > main["p"].to_numpy()).any()
 
 
 def test_rows_that_cannot_be_tested_say_why(observe: Observe, recwarn: pytest.WarningsRecorder) -> None:

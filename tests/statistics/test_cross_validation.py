@@ -11,6 +11,8 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneOut
 
 from persona_assets.statistics.cross_validation import (
+    FOLDS,
+    REPEATS,
     cross_validation,
     fold_errors,
     fold_masks,
@@ -18,6 +20,7 @@ from persona_assets.statistics.cross_validation import (
     nested_errors,
 )
 from persona_assets.statistics.observations import StudyObservations
+from persona_assets.statistics.ranks import bootstrap_weights
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy
 from persona_assets.statistics.tidy import StatisticsError
 
@@ -119,6 +122,26 @@ def test_rows(study: SimulatedStudy) -> None:
     assert r2["low"] < r2["estimate"] < r2["high"]
     smallest = table.filter(statistic="kfold_mse")["estimate"].min()
     assert table.filter(statistic="nested_mse")["estimate"].item() >= smallest  # type: ignore[operator]
+
+
+def test_the_registered_folds_and_repeats() -> None:
+    assert (FOLDS, REPEATS) == (5, 50)
+
+
+def test_intervals_resample_personas(study: SimulatedStudy) -> None:
+    data = study.frames.observations(ANCHOR)
+    table = cross_validation(data, seed=4, repeats=3, resamples=300)
+    masks = fold_masks(24, FOLDS, 3, 4)
+    draws = bootstrap_weights(24, 300, "cross_validation_bootstrap", 4) / 24
+    errors = {"kfold_mse": fold_errors(data.cosine, data.rate, masks), "loo_mse": leave_one_out_errors(data.cosine, data.rate)}
+    for statistic, found in errors.items():
+        row = table.filter(statistic=statistic, layer=2).row(0, named=True)
+        assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(draws @ found[2], [0.025, 0.975])))
+    nested = nested_errors(data.cosine, data.rate, masks)
+    ratios = 1 - (draws @ nested.squared) / (draws @ nested.baseline)
+    row = table.filter(statistic="nested_r2").row(0, named=True)
+    assert row["estimate"] == pytest.approx(1 - nested.squared.mean() / nested.baseline.mean())
+    assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(ratios, [0.025, 0.975])))
 
 
 def test_choosing_the_layer_outside_is_optimistic_under_the_null(observe: Observe) -> None:

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from persona_assets.statistics.correlations import critical_rho
-from persona_assets.statistics.gates import GATES_SCHEMA, OUTCOME_SCHEMA, evaluate_gates
+from persona_assets.statistics.gates import GATES_SCHEMA, OUTCOME_SCHEMA, bucket_inputs, evaluate_gates
 from persona_assets.statistics.observations import StudyObservations
+from persona_assets.statistics.partial import partial_spearman
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy
 from persona_assets.statistics.splits import split_a, split_b
 from persona_assets.statistics.tidy import StatisticsError
@@ -139,6 +141,52 @@ def test_layers_that_were_not_measured_and_marked_personas(observe: Observe) -> 
     assert [row["n"] for row in rows_of(result.gates, gate="C", layer=0)] == [16, 16]
     assert result.result.bucket == "H_consistent"
     assert "layer 7: rho not estimable" in result.result.conditions
+
+
+@pytest.mark.parametrize(
+    ("calibration", "holdout", "passes"), [(-0.3, -0.23, True), (-0.3, -0.22, False), (-0.3, -0.37, True), (-0.3, -0.38, False)]
+)
+def test_gate_b_wants_slopes_within_a_quarter_of_the_calibration_slope(
+    observe: Observe, calibration: float, holdout: float, passes: bool
+) -> None:
+    """Slopes that no test tells apart, because the points scatter: the relative change alone decides."""
+    x = np.linspace(-1, 1, 12)
+    scatter = 0.08 * np.array([1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1])  # leaves the slopes as they are
+    rate = np.concatenate([0.5 + calibration * x + scatter, 0.5 + holdout * x + scatter])
+    data = observe(np.tile(x, 2), rate, cohorts=("inherited",) * 12 + ("new",) * 12)
+    table = evaluate_gates(data, primary_layers=(0,), seed=1).gates
+    [row] = rows_of(table, gate="B", split="A", registered=True)
+    error = stats.linregress(x, rate[:12]).stderr * np.sqrt(2)
+    z = abs(holdout - calibration) / error
+    assert z < 1.96
+    assert (row["observed"], row["p"]) == (pytest.approx(z), pytest.approx(2 * stats.norm.sf(z)))
+    assert row["passed"] is passes
+
+
+def test_gate_b_also_wants_slopes_that_a_test_does_not_tell_apart(observe: Observe) -> None:
+    x = np.linspace(-1, 1, 12)
+    scatter = 0.001 * np.array([1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1])
+    rate = np.concatenate([0.5 - 0.3 * x + scatter, 0.5 - 0.25 * x + scatter])
+    data = observe(np.tile(x, 2), rate, cohorts=("inherited",) * 12 + ("new",) * 12)
+    [row] = rows_of(evaluate_gates(data, primary_layers=(0,), seed=1).gates, gate="B", split="A", registered=True)
+    assert row["observed"] > row["threshold"]  # type: ignore[operator]
+    assert not row["passed"]
+
+
+def test_the_bucket_looks_at_raw_corrected_and_partial_p_of_each_layer(observe: Observe) -> None:
+    random = np.random.default_rng(3)
+    rate = random.uniform(0.2, 0.7, 24)
+    cosine = np.clip(-0.5 * (rate - 0.45) + 0.12 * random.standard_normal((8, 24)), -1, 1)
+    data = observe(cosine, rate)
+    found = bucket_inputs(data, [], (2, 5), 0.05, -1, registered=True)
+    raw = [stats.spearmanr(x, rate).pvalue for x in cosine]
+    corrected = multipletests(raw, method="holm")[1]
+    assert [found.p[layer] for layer in range(8)] == pytest.approx(raw)
+    assert [found.p_holm[layer] for layer in range(8)] == pytest.approx(list(corrected))
+    partial = [partial_spearman(cosine[layer], rate, [np.log(data.prompt_tokens)])[1] for layer in (2, 5)]
+    assert [found.length_partial_p[layer] for layer in (2, 5)] == pytest.approx(partial)
+    outcome = evaluate_gates(data, primary_layers=(2, 5), seed=1).outcome.row(0, named=True)
+    assert outcome["n_layers_raw"] == sum(p < 0.05 for p in raw) > sum(p < 0.05 for p in corrected) == outcome["n_layers_holm"]
 
 
 def test_slopes_behind_gate_b_are_published(study: SimulatedStudy) -> None:

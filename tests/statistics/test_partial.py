@@ -84,6 +84,22 @@ def test_permutation_p_equals_a_loop_of_freedman_and_lane() -> None:
     assert p == (1 + extreme) / (1 + count)
 
 
+def test_permutations_that_the_covariate_explains_count_as_no_correlation(recwarn: pytest.WarningsRecorder) -> None:
+    """With few personas and a covariate of two values some orders leave no residual: no correlation, and no noise either."""
+    x, y, z = np.array([1.0, 4.0, 3.0, 2.0]), np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 0.0, 1.0, 1.0])
+    [p] = partial_permutation_p(x[None], y, [z], seed=1, count=999)
+    residual_x, residual_y = rank_residuals(x, [z]), rank_residuals(y, [z])
+    observed = abs(np.corrcoef(residual_x, residual_y)[0, 1])
+    extreme = 0
+    for order in generator("partial_permutation", 1, 4).permuted(np.tile(np.arange(4), (999, 1)), axis=1):
+        shuffled = residual_y[order]
+        again = shuffled - np.where(z == 0, shuffled[:2].mean(), shuffled[2:].mean())
+        extreme += np.ptp(again) > 0 and abs(np.corrcoef(residual_x, again)[0, 1]) >= observed - 1e-12
+    assert 0 < extreme < 999
+    assert p == (1 + extreme) / 1000
+    assert not recwarn.list
+
+
 def test_permutation_and_analytic_p_agree() -> None:
     x, y, z = sample(8, 60, 1)
     [p] = partial_permutation_p(x[None], y, z, seed=1, count=9999)
@@ -127,6 +143,12 @@ def test_bad_input_is_refused() -> None:
 
 def test_token_buckets_have_the_registered_edges() -> None:
     assert token_bucket(np.array([1.0, 5, 6, 10, 11, 20, 21, 300])).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_template_is_how_a_prompt_begins(observe: Observe) -> None:
+    prompts = ("You are a chef.", "Now you: You are a chef.", "you are a chef.", "You are.")
+    columns = prompt_covariates(observe([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4], prompts=prompts, tokens=[4, 8, 9, 7])).columns
+    assert columns["template"].tolist() == [1.0, 0.0, 0.0, 1.0]
 
 
 def test_name_frequency_takes_the_most_common_token() -> None:

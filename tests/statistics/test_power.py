@@ -68,19 +68,21 @@ def gates_of(observations: StudyObservations, plan: RuleDesign, sign: int | None
     return [a, b, [gate_c(observations, 0, 0.05, sign).passed]]
 
 
-def test_each_simulated_study_is_judged_as_the_gates_judge_it() -> None:
-    plan = design()
-    draws, rho = 60, -0.7
+# Few personas show whether degrees of freedom are counted alike, many whether the whole rule is.
+@pytest.mark.parametrize(("n", "draws", "rho", "whole"), [(48, 60, -0.7, "rule"), (12, 150, -0.9, "gate_B")])
+def test_each_simulated_study_is_judged_as_the_gates_judge_it(n: int, draws: int, rho: float, whole: str) -> None:
+    cohorts = COHORTS[24 - n // 2 : 24 + n // 2]
+    plan = design(n, cohorts=cohorts)
     simulated = power(plan, seed=9, draws=draws, rhos=(), rule_rhos=(rho,))
-    random = generator("power", 9, 48)
-    x, noise = random.standard_normal((draws, 48)), random.standard_normal((draws, 48))
+    random = generator("power", 9, n)
+    x, noise = random.standard_normal((draws, n)), random.standard_normal((draws, n))
     y = rho * x + np.sqrt(1 - rho**2) * noise
     passed = dict.fromkeys(("gate_A", "gate_B", "gate_C", "rule", "rule_signed"), 0)
     for cosine, rate in zip(x, y, strict=True):
         observations = StudyObservations(
-            personas=PERSONAS, categories=CATEGORIES, cohorts=COHORTS, anchor="p00", layers=(0,),
-            rate=(rate - y.min()) / np.ptp(y), cosine=cosine[None], prompt_tokens=np.arange(4.0, 52.0),
-            seeds=(1,), rate_by_seed=((rate - y.min()) / np.ptp(y))[None], within_excluded=np.zeros(48, bool),
+            personas=PERSONAS[:n], categories=CATEGORIES[:n], cohorts=cohorts, anchor="p00", layers=(0,),
+            rate=(rate - y.min()) / np.ptp(y), cosine=cosine[None], prompt_tokens=np.arange(4.0, 4.0 + n),
+            seeds=(1,), rate_by_seed=((rate - y.min()) / np.ptp(y))[None], within_excluded=np.zeros(n, bool),
         )  # fmt: skip
         held = {sign: [all(gate) for gate in gates_of(observations, plan, sign)] for sign in (None, -1)}
         for gate, holds in zip("ABC", held[None], strict=True):
@@ -88,7 +90,7 @@ def test_each_simulated_study_is_judged_as_the_gates_judge_it() -> None:
         passed["rule"] += all(held[None])
         passed["rule_signed"] += all(held[-1])
     assert {name: round(probability(simulated, name, rho) * draws) for name in passed} == passed
-    assert 0 < passed["rule"] < draws
+    assert 0 < passed[whole] < draws
 
 
 def test_a_rule_that_cannot_pass_has_probability_zero_and_says_why() -> None:

@@ -48,7 +48,11 @@ def test_a_held_out_question_is_new_to_everything() -> None:
 def test_a_twin_of_the_anchor_is_the_most_confusable() -> None:
     array = states(12.0)
     array[4] = array[0] + 0.3 * np.random.default_rng(1).standard_normal(array[4].shape)
-    confusable = anchor_confusability(probe(array, seed=1)[1], 0)
+    result = probe(array, seed=1)[1]
+    confusable = anchor_confusability(result, 0)
+    taken_for_it, it_taken_for = result.log_probability[:, 0], result.log_probability[0]
+    assert confusable == pytest.approx((taken_for_it + it_taken_for) / 2)
+    assert not np.allclose(taken_for_it, it_taken_for)
     assert int(np.argmax(confusable[1:])) + 1 == 4
     with pytest.raises(StatisticsError, match="outside the panel"):
         anchor_confusability(probe(array, seed=1)[1], 6)

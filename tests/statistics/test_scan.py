@@ -160,6 +160,9 @@ def test_scan_rows(study: SimulatedStudy) -> None:
         expected = stats.spearmanr(x, observations.rate)
         assert (row["estimate"], row["p"]) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
         assert row["low"] < row["estimate"] < row["high"]
+        draws = generator("bootstrap_rho", 1).integers(0, 24, (500, 24))
+        rhos = [np.corrcoef(stats.rankdata(x[draw]), stats.rankdata(observations.rate[draw]))[0, 1] for draw in draws]
+        assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(rhos, [0.025, 0.975])))
         raw, adjusted = row["p"], table.filter(statistic="spearman_holm", layer=layer)["p"].item()
         assert raw <= adjusted <= min(1.0, 6 * raw) + 1e-12
     best = table.filter(statistic="strongest_layer").row(0, named=True)
@@ -202,7 +205,21 @@ def test_what_cannot_be_estimated_says_so_without_warnings(observe: Observe, rec
         assert rows["estimate"].null_count() == rows.height == 4
         assert rows["note"].str.contains("not estimable").all()
         assert word in table.filter(statistic="spearman")["note"].item()
+        critical = table.filter(pl.col("statistic").str.ends_with("critical_rho"))
+        assert critical["note"].to_list() == ["not estimable: no layer has a rho"] * 2
     assert not recwarn.list
+
+
+def test_rates_of_several_training_seeds_are_averaged(study: SimulatedStudy) -> None:
+    rates = study.frames.source_rates
+    again = rates.with_columns(seed=pl.lit(7, pl.Int64), rate=pl.col("rate") / 2)
+    both = StudyObservations.from_frames(pl.concat([rates, again]), study.frames.geometry, anchor=ANCHOR)
+    assert both.seeds == (7, 42)
+    assert both.rate == pytest.approx(rates["rate"].to_numpy() * 0.75)
+    assert both.rate_by_seed[1] == pytest.approx(rates["rate"].to_numpy())
+    some = again.filter(pl.col("persona") != "persona_003")
+    with pytest.raises(StatisticsError, match="rate of persona persona_003 at seed 7 is missing"):
+        StudyObservations.from_frames(pl.concat([rates, some]), study.frames.geometry, anchor=ANCHOR)
 
 
 def test_observations_refuse_holes_and_doubles(study: SimulatedStudy) -> None:

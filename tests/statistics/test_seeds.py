@@ -58,6 +58,21 @@ def test_unusable_tables_are_refused(rates: list[list[float]], n: list[list[int]
         variance_parts(rates, n)
 
 
+def test_rounding_is_no_variance() -> None:
+    """The mean of three equal rates is not always that rate in floating point."""
+    equal = variance_parts(np.full((3, 4), 0.1), np.full((3, 4), 100))
+    assert (equal.seed, equal.persona, equal.reliability_one, equal.reliability_mean) == (0.0, 0.0, None, None)
+    same_means = variance_parts([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1]], np.full((3, 2), 100))
+    assert np.ptp(np.mean([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1]], axis=0)) > 0
+    assert (same_means.persona, same_means.reliability_mean) == (0.0, None)
+
+
+def test_sampling_variance_is_estimated_without_bias() -> None:
+    rates = np.array([[0.2, 0.5], [0.4, 0.9]])
+    parts = variance_parts(rates, np.full((2, 2), 5))
+    assert parts.sampling == pytest.approx((0.16 + 0.25 + 0.24 + 0.09) / 4 / 4)
+
+
 def test_rows_with_several_seeds(observe: Observe) -> None:
     random = np.random.default_rng(4)
     by_seed = simulated(random, 0.1, 0.05, personas=30)
@@ -89,6 +104,8 @@ def test_noise_alone_has_no_corrected_correlation(observe: Observe, recwarn: pyt
     table = seed_rows(observe(np.arange(5) / 5, [0.1, 0.2, 0.3, 0.2, 0.4], rate_by_seed=by_seed), np.full((2, 5), 100), (0,))
     row = table.filter(statistic="spearman_corrected").row(0, named=True)
     assert (row["estimate"], row["note"]) == (None, "not estimable: no reliable persona variance")
+    assert table.filter(statistic="reliability_mean")["note"].item().endswith("the mean rates of all personas are equal")
+    assert table.filter(statistic="reliability_one_seed")["estimate"].item() == pytest.approx(-1.0)
     equal = seed_rows(observe(np.arange(5) / 5, [0.5] * 5, rate_by_seed=[[0.5] * 5] * 2), np.full((2, 5), 100), (0,))
-    assert equal.filter(statistic="reliability_mean")["note"].item() == "not estimable: all rates are equal"
+    assert equal.filter(statistic="reliability_one_seed")["note"].item() == "not estimable: all rates are equal"
     assert not recwarn.list
