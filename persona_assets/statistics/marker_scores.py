@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from persona_assets.statistics.tidy import StatisticsError, finite_array, is_constant, require_columns
+from persona_assets.statistics.tidy import StatisticsError, finite_array, require_columns
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from persona_assets.statistics.tidy import FloatArray
 
 OUTCOMES = ("marker_log_prob", "marker_margin")
@@ -57,34 +55,6 @@ SOURCE_SCORES_SCHEMA: dict[str, type[pl.DataType]] = {
     **{f"{MARKER_PROB}{part}": pl.Float64 for part in ("", "_se", "_low", "_high")},
     "rate": pl.Float64,
 }
-
-
-def clustered_error(values: ArrayLike, clusters: ArrayLike) -> tuple[float | None, int]:
-    """Standard error of a mean whose observations come in clusters.
-
-    The usual cluster-robust variance with its correction for few clusters: G / (G - 1) times the sum over clusters of
-    the squared sum of deviations from the mean, over n squared (Cameron and Miller, 2015, section II).
-
-    Args:
-        values: [n].
-        clusters: [n] cluster of each observation.
-
-    Returns:
-        The error, and G. The error is None with fewer than two clusters, or where nothing varies: equal values from
-        few draws are no certainty.
-
-    Raises:
-        StatisticsError: no observations, unequal lengths, NaN or an infinity.
-    """
-    y, of = finite_array(values, "values"), np.asarray(clusters)
-    if y.ndim != 1 or y.shape != of.shape or not len(y):
-        raise StatisticsError(f"clustered_error: values {y.shape} and clusters {of.shape} must be equally long vectors.")
-    names, index = np.unique(of, return_inverse=True)
-    groups = len(names)
-    if groups < 2 or is_constant(y):
-        return None, groups
-    sums = np.bincount(index, weights=y - y.mean())
-    return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(y)), groups
 
 
 def score_rows(scores: pl.DataFrame, confidence: float) -> pl.DataFrame:
@@ -134,7 +104,12 @@ def score_rows(scores: pl.DataFrame, confidence: float) -> pl.DataFrame:
 
 
 def _spread(valued: pl.DataFrame, name: str, confidence: float) -> pl.DataFrame:
-    """Mean, sd, clustered error and interval of one column in each cell: `clustered_error`, for all cells at once."""
+    """Mean, sd, clustered standard error and interval of one column in each cell.
+
+    The error of the mean is the usual cluster-robust one with its correction for few clusters: G / (G - 1) times the sum
+    over the G questions of the squared sum of deviations from the mean, over n squared (Cameron and Miller, 2015, section
+    II). It is null with one question, or where nothing varies: equal values from few draws are no certainty.
+    """
     from scipy.stats import t
 
     value = pl.col(name)

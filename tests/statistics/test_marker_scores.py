@@ -15,7 +15,6 @@ from scipy import stats
 from persona_assets.statistics.marker_scores import (
     CELL_COLUMNS,
     SOURCE_SCORES_SCHEMA,
-    clustered_error,
     outcome_by_seed,
     score_rows,
     source_scores,
@@ -43,6 +42,25 @@ def scores_of(seed: int, *, questions: int = 4, samples: int = 3, sources: tuple
     return pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
 
 
+def clustered_error(values: np.ndarray, clusters: list[int]) -> float:
+    """Cluster-robust standard error of a mean: that of a regression on a constant.
+
+    statsmodels corrects by G/(G-1) * (n-1)/(n-k); with a constant alone the last factor is 1.
+    """
+    fit = sm.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": clusters, "df_correction": True})
+    return float(fit.bse[0])
+
+
+def error_of(values: np.ndarray, clusters: np.ndarray) -> float | None:
+    """The error that `score_rows` gives for one cell with these outcomes and questions."""
+    zero = np.zeros(len(values))
+    parts = dict(zip(PARTS, (values, zero, zero, zero), strict=True))
+    cell = {"source": "a", "eval_persona": "a", "seed": 42, "measurement": 1, "status": "scored"}
+    scores = pl.DataFrame({"question_index": clusters, "sample_index": np.arange(len(values)), **parts})
+    error = score_rows(scores.with_columns(pl.lit(value).alias(name) for name, value in cell.items()), 0.95)
+    return error["marker_log_prob_se"].item()  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_rows_are_those_of_a_plain_loop(seed: int) -> None:
     scores = scores_of(seed)
@@ -64,27 +82,23 @@ def test_rows_are_those_of_a_plain_loop(seed: int) -> None:
         }
         clusters = [each["question_index"] for each in used]
         for name, values in wanted.items():
-            error, groups = clustered_error(values, clusters)
-            assert error is not None
-            half = stats.t.ppf(0.95, groups - 1) * error
+            error = clustered_error(values, clusters)
+            half = stats.t.ppf(0.95, len(set(clusters)) - 1) * error
             assert row[name] == pytest.approx(values.mean())
             assert row[f"{name}_se"] == pytest.approx(error)
             assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx((values.mean() - half, values.mean() + half))
         assert row["marker_margin_sd"] == pytest.approx(wanted["marker_margin"].std(ddof=1))
 
 
-def test_the_clustered_error_is_that_of_a_regression_on_a_constant() -> None:
+def test_questions_of_unequal_size_are_clusters_too() -> None:
     rng = np.random.default_rng(4)
     clusters = np.repeat(np.arange(6), [5, 5, 3, 5, 1, 4])
     values = rng.normal(size=23) + rng.normal(size=6)[clusters]
-    fit = sm.OLS(values, np.ones(23)).fit(cov_type="cluster", cov_kwds={"groups": clusters, "df_correction": True})
-    # statsmodels corrects by G/(G-1) * (n-1)/(n-k); with a constant alone the last factor is 1.
-    assert clustered_error(values, clusters) == (pytest.approx(float(fit.bse[0])), 6)
+    assert error_of(values, clusters) == pytest.approx(clustered_error(values, list(clusters)))
 
 
 def test_equal_clusters_give_the_error_of_their_means() -> None:
-    values = np.array([1.0, 3.0, 2.0, 2.0, 7.0, 5.0])
-    error, _ = clustered_error(values, [0, 0, 1, 1, 2, 2])
+    error = error_of(np.array([1.0, 3.0, 2.0, 2.0, 7.0, 5.0]), np.array([0, 0, 1, 1, 2, 2]))
     assert error == pytest.approx(float(np.std([2.0, 2.0, 6.0], ddof=1) / math.sqrt(3)))
 
 
@@ -92,16 +106,14 @@ def test_equal_clusters_give_the_error_of_their_means() -> None:
 def test_the_error_scales_with_the_values_and_not_with_their_mean(seed: int, factor: float, shift: float) -> None:
     rng = np.random.default_rng(seed)
     values, clusters = rng.normal(size=12), rng.integers(0, 4, 12)
-    error, groups = clustered_error(values, clusters)
-    moved, same = clustered_error(factor * values + shift, clusters)
-    assert groups == same
-    if error is not None:
-        assert moved == pytest.approx(factor * error, rel=1e-6)
+    error = error_of(values, clusters)
+    assert error is not None
+    assert error_of(factor * values + shift, clusters) == pytest.approx(factor * error, rel=1e-6)
 
 
 def test_what_does_not_vary_or_has_one_question_has_no_error() -> None:
-    assert clustered_error([2.0, 2.0, 2.0], [0, 1, 2]) == (None, 3)
-    assert clustered_error([1.0, 2.0], [0, 0]) == (None, 1)
+    assert error_of(np.array([2.0, 2.0, 2.0]), np.array([0, 1, 2])) is None
+    assert error_of(np.array([1.0, 2.0]), np.array([0, 0])) is None
     one = score_rows(scores_of(1, questions=1), 0.95).row(0, named=True)
     assert one["marker_log_prob"] is not None
     assert one["marker_log_prob_se"] is None and one["marker_log_prob_low"] is None
@@ -111,21 +123,14 @@ def test_what_does_not_vary_or_has_one_question_has_no_error() -> None:
     assert flat["marker_prob"] == pytest.approx(math.exp(-1))
 
 
-@pytest.mark.parametrize(
-    ("values", "clusters", "said"),
-    [([], [], "equally long"), ([1.0], [1, 2], "equally long"), ([1.0, math.nan], [1, 2], "not finite")],
-)
-def test_bad_observations_are_refused(values: list[float], clusters: list[int], said: str) -> None:
-    with pytest.raises(StatisticsError, match=said):
-        clustered_error(values, clusters)
-
-
 def test_bad_scores_are_refused() -> None:
     scores = scores_of(1)
     with pytest.raises(StatisticsError, match="twice"):
         score_rows(pl.concat([scores, scores[:1]]), 0.95)
     with pytest.raises(StatisticsError, match="marker_log_prob_base"):
         score_rows(scores.with_columns(pl.lit(None, dtype=pl.Float64).alias("marker_log_prob_base")), 0.95)
+    with pytest.raises(StatisticsError, match="marker_log_prob_base: .* not finite"):
+        score_rows(scores.with_columns(pl.lit(math.inf).alias("marker_log_prob_base")), 0.95)
     with pytest.raises(StatisticsError, match="columns"):
         score_rows(scores.drop("status"), 0.95)
 
