@@ -77,7 +77,7 @@ def bucket(inputs: BucketInputs) -> Outcome:
     2. `H_consistent`: gates A, B and C hold at one primary layer.
     3. `H_consistent_weak`: exactly two of them hold at a primary layer.
     4. `H_attenuated`: raw-significant at a primary layer, no layer Holm-significant, and the length partial not
-       significant there.
+       significant there; one that cannot be estimated is not known to be insignificant.
     5. `H_inverted`: not raw-significant at any primary layer and no layer Holm-significant. A study none of whose
        primary layers could be measured shows nothing of the kind and is indeterminate.
     6. `H_indeterminate`: anything else.

@@ -11,6 +11,7 @@ from persona_assets.statistics.correlations import MINIMUM_N, holm, pearson, spe
 from persona_assets.statistics.marker_scores import OUTCOMES, TRAINED, outcome_by_seed
 from persona_assets.statistics.partial import partial_spearman
 from persona_assets.statistics.ranks import NO_INTERVAL, bootstrap_spearman, bootstrap_weights, percentile_interval
+from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import RowTemplate, TidyRow, settled, tidy_frame
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from persona_assets.statistics.tidy import FloatArray
 
 FAMILY = "continuous"
-RATE = "source_rate"
 _LAYERED = ("pearson", "spearman", "spearman_holm", "partial_spearman")
 
 
@@ -64,7 +64,7 @@ def continuous_rows(
         )
         for statistic, correlate in (("spearman", spearman), ("pearson", pearson)):
             estimate, p, note = (None, None, missing) if values is None else correlate(observations.rate, values)
-            rows.append(row(statistic, None, estimate, p=p, predictor=RATE, note=note))
+            rows.append(row(statistic, None, estimate, p=p, predictor=OUTCOME, note=note))
     return tidy_frame(rows)
 
 

@@ -122,11 +122,24 @@ def drift_tests(
     resamples: int = BOOTSTRAP_RESAMPLES,
     confidence: float = CONFIDENCE_LEVEL,
 ) -> pl.DataFrame:
-    """Run the registered and the sensitivity tests on deltas alone (rate now minus rate in the parent).
+    """Run the registered and the sensitivity tests on deltas alone.
+
+    Args:
+        deltas: rate now minus rate in the parent study, one of each source.
+        seed: seed of the bootstrap.
+        confounded: whether the rates of the two sides have different or unknown measurement identities.
+        low_share: share of drops from which the trigger fires.
+        match_share: share of drops that matches the previous episode.
+        alpha: level at which the sensitivity tests speak of drift.
+        resamples: bootstrap resamples of the mean delta.
+        confidence: level of its interval.
 
     Returns:
         Columns of `DRIFT_TESTS_SCHEMA`: `sign_drops` (registered; estimate: share of drops), `match_previous`
-            (registered), `sign_two_sided_ties_dropped`, `sign_one_sided_ties_dropped`, `wilcoxon`, `mean_delta`.
+        (registered), `sign_two_sided_ties_dropped`, `sign_one_sided_ties_dropped`, `wilcoxon`, `mean_delta`.
+
+    Raises:
+        StatisticsError: a delta is missing or not finite.
     """
     d = finite_vector(deltas, "deltas")
     rows, _ = delta_tests(d, Reading(confounded, (), alpha), seed, low_share, match_share, resamples, confidence)

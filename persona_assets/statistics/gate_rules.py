@@ -10,6 +10,7 @@ import polars as pl
 
 from persona_assets.statistics.correlations import critical_rho, spearman
 from persona_assets.statistics.observations import OCCUPATIONAL
+from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.splits import Split
 from persona_assets.statistics.tidy import RowTemplate, TidyRow, why_not_estimable
 
@@ -163,7 +164,7 @@ def gate_b(
 def slope_rows(observations: StudyObservations, split: Split, layer: int) -> list[TidyRow]:
     """Slopes of both halves of a split and their relative change, as tidy rows."""
     calibration, holdout, why = _slopes(observations, split, layer)
-    row = RowTemplate("gates", observations.n, "cosine", "source_rate", registered=True)
+    row = RowTemplate("gates", observations.n, "cosine", OUTCOME, registered=True)
     rows = []
     for part, fit in (("calibration", calibration), ("holdout", holdout)):
         name = f"slope_{part}_{split.name}"

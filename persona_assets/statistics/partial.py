@@ -11,11 +11,11 @@ from persona_assets.conventions import PERMUTATIONS
 from persona_assets.statistics.covariates import (
     ZERO_RESIDUAL,
     Covariates,
-    name_frequency,
     prompt_covariates,
     rank_basis,
 )
 from persona_assets.statistics.ranks import average_ranks, permutations, unit_scores
+from persona_assets.statistics.scan import OUTCOME
 from persona_assets.statistics.tidy import (
     RowTemplate,
     StatisticsError,
@@ -33,17 +33,7 @@ if TYPE_CHECKING:
     from persona_assets.statistics.observations import StudyObservations
     from persona_assets.statistics.tidy import FloatArray
 
-__all__ = [
-    "name_frequency",
-    "partial_permutation_p",
-    "partial_reranked",
-    "partial_rows",
-    "partial_spearman",
-    "prompt_covariates",
-]
-
 FAMILY = "partial"
-OUTCOME = "source_rate"
 _PERFECT = 1e-9
 
 
@@ -171,7 +161,7 @@ def partial_rows(
         observations: the study's personas.
         seed: seed of the permutations.
         count: number of permutations.
-        corpus_counts: see `name_frequency`.
+        corpus_counts: see `covariates.name_frequency`.
         predictor: name of the predictor in the rows.
 
     Returns:

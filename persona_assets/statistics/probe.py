@@ -58,8 +58,8 @@ def probe(
     """Fit a multinomial logistic regression of the persona on states, cross-validated by question.
 
     The classifier is scikit-learn's. Training states are standardised and reduced to their leading principal
-    components, fitted on the training questions only: a held-out question is new to everything. Components
-        are whitened, so that the ridge penalty means the same at every layer.
+    components, fitted on the training questions only: a held-out question is new to everything. Components are whitened,
+    so that the ridge penalty means the same at every layer.
 
     Args:
         states: [personas, questions, layers, hidden] last-input-token states of the base model.
@@ -122,8 +122,8 @@ def probe_rows(
         questions: questions behind each persona's states.
 
     Returns:
-        Tidy rows per layer, none registered: `accuracy` (Wilson interval; the note gives chance) and, with
-            predictor `anchor_confusability` and without the anchor, `spearman`.
+        Tidy rows per layer, none registered: `accuracy` (Wilson interval; the note gives chance) and, with predictor
+        `anchor_confusability` and without the anchor, `spearman`.
 
     Raises:
         StatisticsError: the anchor is not among the personas, or lengths differ.

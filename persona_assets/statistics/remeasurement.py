@@ -60,14 +60,23 @@ def measured_rates(connection: duckdb.DuckDBPyConnection, completions: str = "co
 
     Returns:
         Columns persona, seed, measurement, hits, n and rate; ordered by the first three.
+
+    Raises:
+        StatisticsError: of a completion it is not known whether it is a hit.
     """
     counted: pl.DataFrame = connection.sql(
         f"""
-        SELECT source AS persona, seed, measurement, count(*) FILTER (hit) AS hits, count(*) AS n, hits / n AS rate
+        SELECT source AS persona, seed, measurement, count(*) FILTER (hit) AS hits, count(*) AS n, hits / n AS rate,
+               count(*) FILTER (hit IS NULL) AS unknown
         FROM {completions} WHERE eval_persona = source GROUP BY ALL ORDER BY persona, seed, measurement
         """
     ).pl()
-    return counted
+    for row in counted.filter(pl.col("unknown") > 0).head(1).to_dicts():
+        raise StatisticsError(
+            f"{completions}: {row['unknown']} completions of {row['persona']} (seed {row['seed']}, measurement "
+            f"{row['measurement']}) do not say whether they are a hit."
+        )
+    return counted.drop("unknown")
 
 
 def measurement_history(rates: pl.DataFrame, measurements: pl.DataFrame, confidence: float = CONFIDENCE_LEVEL) -> pl.DataFrame:

@@ -36,19 +36,6 @@ if TYPE_CHECKING:
     from persona_assets.statistics.observations import StudyObservations
     from persona_assets.statistics.tidy import FloatArray
 
-__all__ = [
-    "critical_rho",
-    "holm",
-    "holm_critical_rho",
-    "leave_one_out_pearson",
-    "pearson",
-    "scan",
-    "scan_sensitivity",
-    "spearman",
-    "strongest_layer",
-    "variance_inflation",
-]
-
 FAMILY = "scan"
 OUTCOME = "source_rate"
 
@@ -213,8 +200,8 @@ def scan_sensitivity(
         confidence: see `scan`.
 
     Returns:
-        Rows of `scan`, registered False: each centring but the registered one under `cosine_<centring>`, and
-            each, the registered one included, without the anchor under `<name>_without_anchor`.
+        Rows of `scan`, registered False: each centring but the registered one under `cosine_<centring>`, and each, the
+        registered one included, without the anchor under `<name>_without_anchor`.
     """
     import polars as pl
 

@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from persona_assets.statistics.covariates import corpus_counts, token_bucket
+from persona_assets.statistics.covariates import corpus_counts, name_frequency, prompt_covariates, token_bucket
 from persona_assets.statistics.observations import StudyObservations
-from persona_assets.statistics.partial import (
-    name_frequency,
-    partial_permutation_p,
-    partial_reranked,
-    partial_rows,
-    partial_spearman,
-    prompt_covariates,
-)
+from persona_assets.statistics.partial import partial_permutation_p, partial_reranked, partial_rows, partial_spearman
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy
 from persona_assets.statistics.tidy import StatisticsError, generator
 

@@ -154,6 +154,9 @@ def test_rates_are_counted_for_each_measurement() -> None:
     with duckdb.connect() as connection:
         connection.register("completions", completions.with_columns(seed=pl.lit(42, pl.Int64)))
         found = measured_rates(connection)
+        connection.register("doubtful", completions.with_columns(seed=pl.lit(42, pl.Int64), hit=pl.lit(None, pl.Boolean)))
+        with pytest.raises(StatisticsError, match=r"doubtful: 2 completions of a \(seed 42, measurement 1\) do not say"):
+            measured_rates(connection, "doubtful")
     assert found.rows() == [("a", 42, 1, 1, 2, 0.5), ("a", 42, 2, 1, 1, 1.0), ("b", 42, 1, 0, 1, 0.0)]
     history = measurement_history(found, measured(found))
     assert history["wilson_low"][1] == pytest.approx(0.2065, abs=1e-4)

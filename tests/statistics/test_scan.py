@@ -9,20 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
+from persona_assets.statistics.correlations import critical_rho, holm, holm_critical_rho, pearson, spearman
 from persona_assets.statistics.observations import StudyObservations
 from persona_assets.statistics.ranks import bootstrap_spearman, bootstrap_weights, percentile_interval
-from persona_assets.statistics.scan import (
-    critical_rho,
-    holm,
-    holm_critical_rho,
-    leave_one_out_pearson,
-    pearson,
-    scan,
-    scan_sensitivity,
-    spearman,
-    strongest_layer,
-    variance_inflation,
-)
+from persona_assets.statistics.scan import leave_one_out_pearson, scan, scan_sensitivity, strongest_layer, variance_inflation
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy
 from persona_assets.statistics.tidy import StatisticsError, generator
 
