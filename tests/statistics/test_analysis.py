@@ -91,6 +91,40 @@ def test_mixed_identities_stop_the_analysis_or_are_printed(study: SimulatedStudy
     assert analyse("n24", mixed, reasoned, anchor=ANCHOR)["gates"].height
 
 
+# Table, and where it has several the family, that a field of the plan must move.
+REACHED = {
+    "alpha": (0.2, ["regressions/scan", "regressions/within_category", "gates", "power"]),
+    "registered_sign": (1, ["gates", "power", "outcome"]),
+    "slope_tolerance": (9.0, ["gates", "power"]),
+    "drift_low_share": (0.01, ["drift_tests"]),
+    "drift_match_share": (0.01, ["drift_tests"]),
+    "confidence_level": (0.6, ["regressions/scan", "regressions/cross_validation", "regressions/seeds", "drift_tests",
+                               "attenuation"]),
+    "bootstrap_resamples": (100, ["regressions/scan", "regressions/cross_validation", "drift_tests", "attenuation"]),
+    "permutations": (1099, ["regressions/partial", "off_diagonal"]),
+    "seed": (7, ["regressions/scan", "regressions/partial", "regressions/cross_validation", "off_diagonal", "power", "gates",
+                 "drift_tests", "attenuation"]),
+    "primary_layers": ((1,), ["regressions/baselines", "regressions/seeds", "gates", "attenuation"]),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_field_of_the_plan_reaches_what_it_decides() -> None:
+    study = simulate_study(24, rho=-0.7, seed=5, layers=4, inherited=12, seeds=(1, 2), leakage=0.2, resamples=100)
+    parent = parent_of(study)
+
+    def tables(plan: AnalysisPlan) -> dict[str, pl.DataFrame]:
+        found = analyse("n24", study.frames, plan, anchor=ANCHOR, parent=parent, ancestors={"n12": parent})
+        families = {f"regressions/{own['family'][0]}": own for own in found["regressions"].partition_by("family")}
+        return {**found, **families}
+
+    plan = AnalysisPlan(primary_layers=(2, 1), bootstrap_resamples=200, permutations=999)
+    before = tables(plan)
+    for field, (value, reached) in REACHED.items():
+        now = tables(plan.model_copy(update={field: value}))
+        assert [name for name in reached if now[name].equals(before[name])] == [], field
+
+
 def test_several_seeds(recwarn: pytest.WarningsRecorder) -> None:
     frames = simulate_study(12, rho=-0.6, seed=2, layers=3, seeds=(1, 2), resamples=100).frames
     plan = AnalysisPlan(primary_layers=(1,), bootstrap_resamples=100, permutations=999)
