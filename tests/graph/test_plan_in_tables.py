@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,7 +13,7 @@ from persona_assets.assets import computing
 from persona_assets.assets.computing import StudyData
 from persona_assets.assets.products import Products
 from persona_assets.catalog import load_catalog
-from resources.lake import Lake
+from resources.lake import REPOSITORY, Lake
 from resources.warehouse import Warehouse
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ COMPUTED = {
     "gates": computing.compute_gates,
     "attenuation": computing.compute_attenuation,
 }
-# What moves in a panel of seven personas; whether `power` hears of every field is tested beside it.
+# What moves in a panel of seven personas; `power` is tested on a larger one below, as it needs nothing measured.
 MOVED = {
     "alpha": (0.2, ["regressions", "power", "gates"]),
     "registered_sign": (1, ["gates"]),
@@ -59,3 +60,16 @@ def test_every_field_of_the_plan_reaches_its_tables(large_site: Site) -> None:
             if all(now[table].equals(frame) for table, frame in registered[name].items()):
                 unmoved.append((field, name))
     assert unmoved == []
+
+
+@pytest.mark.parametrize(("field", "value"), [("alpha", 0.2), ("registered_sign", 1), ("slope_tolerance", 9.0), ("seed", 7)])
+def test_the_power_of_the_plan_as_it_stands(tmp_path: Path, field: str, value: float) -> None:
+    catalog = load_catalog(REPOSITORY / "studies", PROFILE)
+    lake = Lake(root=str(tmp_path))
+    study = catalog.study("n24")
+    changed = replace(study, analysis=study.analysis.model_copy(update={field: value}))
+    one, other = (
+        computing.compute_power(StudyData(each, Products(catalog, lake), Warehouse(lake=lake)))["power"]
+        for each in (study, changed)
+    )
+    assert not one.equals(other)
