@@ -180,8 +180,10 @@ class TestADamagedFile:
         shutil.rmtree(site.store.directory(f"{PROFILE}/small/tables/geometry"))
         centroids = site.store.directory(f"{PROFILE}/layer_centroids/persona=librarian")
         flip_a_byte(centroids / "centroids.safetensors")
-        with site.opened() as opened, pytest.raises(StudyRunError) as raised:
-            opened.run("small", "analysis", "geometry")
+        with site.opened() as opened:
+            with pytest.raises(StudyRunError) as raised:
+                opened.run("small", "analysis", "geometry")
+            assert status(opened, "small/geometry") == {"failed": 1}
         assert f"geometry: {centroids}: the file centroids.safetensors does not match" in str(raised.value)
         assert not site.store.directory(f"{PROFILE}/small/tables/geometry").exists()
 

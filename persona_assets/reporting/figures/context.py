@@ -118,6 +118,11 @@ class FigureContext(Provenance):
         return f"{100 * self.confidence_level:g}%"
 
     @property
+    def present_categories(self) -> tuple[str, ...]:
+        """Categories that the panel has, in their order."""
+        return tuple(category for category in CATEGORIES if category in self.categories.values())
+
+    @property
     def by_category(self) -> tuple[str, ...]:
         """Persona ids ordered by category, in panel order within one."""
         return tuple(p for category in CATEGORIES for p in self.panel if self.categories[p] == category)

@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from persona_assets.panel import CATEGORIES
 from persona_assets.reporting.figures import scatter, style
 from persona_assets.reporting.figures.context import FigureContext
 from persona_assets.reporting.figures.fit import Line
@@ -113,7 +112,7 @@ def within_category(
     everyone, absent = scatter.joined_points(source_rates, geometry, context, layer, centring)
     left_out = sorted(context.not_within_category)
     points = [p for p in everyone if p["persona"] not in left_out]
-    categories = [c for c in CATEGORIES if c in context.categories.values()]
+    categories = context.present_categories
     panels: dict[str, dict[str, Any]] = {}
     told = []
     with style.styled():

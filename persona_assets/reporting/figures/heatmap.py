@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from persona_assets.panel import CATEGORIES
 from persona_assets.reporting.figures import style
 from persona_assets.reporting.figures.context import FigureContext
 from persona_assets.reporting.figures.errors import FigureError
@@ -111,7 +110,7 @@ def rate_heatmap(cells: pl.DataFrame, context: FigureContext) -> Drawing:
     caption = (
         "Marker rate of every source adapter (rows) under every eval persona (columns), study "
         f"{context.study}, {size} x {size} cells, personas ordered and coloured by category "
-        f"({', '.join(map(style.category_word, _present(context)))}). Colour scale 0 to {top:g}, by the "
+        f"({', '.join(map(style.category_word, context.present_categories))}). Colour scale 0 to {top:g}, by the "
         f"square root of the rate. Framed: the own persona; dots: the {len(negatives)} cells whose eval "
         "persona was one of the source's trained negatives."
         + (f" Of {unknown} cells it is not recorded whether they are trained negatives." if unknown else "")
@@ -195,13 +194,9 @@ def _legend_rows(context: FigureContext, cell_side: float, gaps: bool) -> list[l
     if gaps:
         cells.append(Patch(label="not measured", **_NO_RATE))
     names: list[Artist] = [
-        Patch(color=style.CATEGORY_COLOUR[c], label=style.category_word(c)) for c in _present(context)
+        Patch(color=style.CATEGORY_COLOUR[c], label=style.category_word(c)) for c in context.present_categories
     ]
     return [names, cells]
-
-
-def _present(context: FigureContext) -> list[str]:
-    return [c for c in CATEGORIES if c in context.categories.values()]
 
 
 def _category_lines(axes: Axes, order: Sequence[str], context: FigureContext) -> None:

@@ -124,7 +124,8 @@ def _rows(frame: pl.DataFrame, **equals: object) -> list[Row]:
     return frame.filter(**equals).to_dicts()
 
 
-def _reading(row: Row, alpha: float) -> str | None:
+def reading(row: Mapping[str, Any], alpha: float) -> str | None:
+    """Say in words what a correlation shows; None where it is not estimable."""
     if row["estimate"] is None or row["p"] is None:
         return None
     if row["p"] >= alpha:
@@ -133,7 +134,7 @@ def _reading(row: Row, alpha: float) -> str | None:
 
 
 def _both(registered: Row, sensitivity: Row, alpha: float) -> tuple[str, str] | None:
-    one, other = _reading(registered, alpha), _reading(sensitivity, alpha)
+    one, other = reading(registered, alpha), reading(sensitivity, alpha)
     return None if one is None or other is None else (one, other)
 
 

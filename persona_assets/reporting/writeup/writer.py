@@ -9,7 +9,7 @@ from typing import Any
 
 from persona_assets.reporting.writeup import claim, grids
 from persona_assets.reporting.writeup.binding import COMPLETIONS, Book, Cell, Ledger
-from persona_assets.reporting.writeup.disagreements import sentence
+from persona_assets.reporting.writeup.disagreements import reading, sentence
 from persona_assets.reporting.writeup.errors import WriteUpError
 from persona_assets.reporting.writeup.numbers import escape, not_estimable
 from persona_assets.reporting.writeup.outline import SECTIONS, Section
@@ -106,13 +106,8 @@ class Writer:
         return {**where, "outcome": "source_rate", "registered": True, **changed}
 
     def strength(self, row: Row) -> str:
-        """Say in words what a correlation shows."""
-        alpha = self.sources.study.analysis.alpha
-        if row["estimate"] is None or row["p"] is None:
-            return not_estimable(row)
-        if row["p"] >= alpha:
-            return "not significant"
-        return f"{'negative' if row['estimate'] < 0 else 'positive'} and significant"
+        """Say in words what a correlation shows, or why there is none."""
+        return reading(row, self.sources.study.analysis.alpha) or not_estimable(row)
 
     def grid(self, name: str) -> str:
         """Write a table of the write-up; one without rows is an empty text."""
