@@ -165,7 +165,7 @@ def test_drift_of_unchanged_adapters_under_one_identity() -> None:
 @pytest.mark.parametrize("change", [{"engine": "vllm"}, {"temperature": 0.7}, {"engine_version": None}])
 def test_different_or_unknown_identity_is_confounded(change: dict[str, object]) -> None:
     result = compare(mine=measurements(DROPPED, **change))
-    assert (result.verdict, result.confounded) == ("confounded", True)
+    assert (result.verdict, result.confounded, result.triggered) == ("confounded", True, None)
     assert set(result.drift_tests["verdict"]) == {"confounded"}
     [column] = change
     assert result.inherited_drift["note"].str.contains(f"different measurement identity: {column}").all()

@@ -214,7 +214,11 @@ def test_post_mortem_candidates_are_tested_where_the_data_exist(matrices: Leakag
     base = table.filter(predictor="base_rate").row(0, named=True)
     columns = np.array([matrices.rate[:, i][matrices.measured[:, i]].mean() for i in range(24)]).round(12)
     assert base["estimate"] == pytest.approx(stats.spearmanr(matrices.base_rate, columns).statistic)
-    assert table.filter(predictor="completion_length")["estimate"].null_count() == 0
+    length = table.filter(predictor="completion_length").row(0, named=True)
+    tokens = np.array([matrices.mean_tokens[i][matrices.measured[i]].mean() for i in range(24)]).round(12)
+    assert length["estimate"] == pytest.approx(stats.spearmanr(tokens, means).statistic)
+    floor = table.filter(outcome="off_floor", statistic="spearman", layer=3).row(0, named=True)
+    assert floor["estimate"] == pytest.approx(stats.spearmanr(matrices.cosine[3][off], matrices.rate[off] > 0).statistic)
     with pytest.raises(StatisticsError, match="nobody"):
         off_diagonal(matrices, seed=1, permutations=9, capability_loss={"nobody": 1.0})
 
