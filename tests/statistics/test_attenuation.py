@@ -43,6 +43,7 @@ def test_subpanels_are_random_subsets() -> None:
     possible = [stats.spearmanr(np.delete(x, [i, j]), np.delete(y, [i, j])).statistic for i in range(7) for j in range(i + 1, 7)]
     assert set(np.round(draws, 9)) == set(np.round(possible, 9))
     assert draws.mean() == pytest.approx(np.mean(possible), abs=4 * np.std(possible) / np.sqrt(4000))
+    assert (draws != subpanel_rhos(x, y, 5, 4000, seed=2)).any()
     whole = subpanel_rhos(x, y, 7, 10, seed=1)
     assert whole == pytest.approx(stats.spearmanr(x, y).statistic)
     for size in (3, 8):
@@ -112,12 +113,14 @@ def test_what_is_missing_is_said(observe: Observe, recwarn: pytest.WarningsRecor
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("engine", ["vllm", None])
-def test_panels_measured_under_other_or_unknown_conditions_are_not_compared(observe: Observe, engine: str | None) -> None:
+@pytest.mark.parametrize("engines", [{"n12": "vllm"}, {"n12": None}, {"n12": None, "n40": None}])
+def test_panels_measured_under_other_or_unknown_conditions_are_not_compared(
+    observe: Observe, engines: dict[str, str | None]
+) -> None:
     """A change of engine between two panels must not pass for a halving of the correlation."""
     studies = panels(observe)
     alike = attenuation(studies, (0,), measured(*studies), seed=3, resamples=100, subpanels=500)
-    table = attenuation(studies, (0,), measured(*studies, n12=engine), seed=3, resamples=100, subpanels=500)
+    table = attenuation(studies, (0,), measured(*studies, **engines), seed=3, resamples=100, subpanels=500)
     kept = ["abs_rho", "length_partial"]
     assert table.filter(pl.col("statistic").is_in(kept)).equals(alike.filter(pl.col("statistic").is_in(kept)))
     ratio = table.filter(statistic="ratio_abs_rho").row(0, named=True)
@@ -130,7 +133,7 @@ def test_panels_measured_under_other_or_unknown_conditions_are_not_compared(obse
     assert "no p: confounded" in judged["note"]
     assert plain == unjudged
 
-    overridden = measured(*studies, n12=engine, override="same weights, checked by hand")
+    overridden = measured(*studies, **engines, override="same weights, checked by hand")
     table = attenuation(studies, (0,), overridden, seed=3, resamples=100, subpanels=500)
     numbers = ["statistic", "estimate", "p", "low", "high"]
     assert table.select(numbers).equals(alike.select(numbers))

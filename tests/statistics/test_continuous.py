@@ -9,6 +9,7 @@ from scipy import stats
 
 from persona_assets.statistics.analysis import Extras, completions_of, regressions
 from persona_assets.statistics.continuous import continuous_rows
+from persona_assets.statistics.partial import partial_spearman
 from persona_assets.statistics.simulation import ANCHOR, SimulatedStudy
 from persona_assets.study import AnalysisPlan
 
@@ -47,6 +48,9 @@ def test_rows_are_plain_correlations_and_none_is_registered(study: SimulatedStud
             p_values.append(wanted.pvalue)
             pearson = own.filter(layer=layer, statistic="pearson").row(0, named=True)
             assert pearson["estimate"] == pytest.approx(stats.pearsonr(observed.at(layer), y).statistic)
+            partial = own.filter(layer=layer, statistic="partial_spearman").row(0, named=True)
+            length = [np.log(observed.prompt_tokens)]
+            assert (partial["estimate"], partial["p"]) == pytest.approx(partial_spearman(observed.at(layer), y, length)[:2])
         holm = own.filter(statistic="spearman_holm")["p"].to_numpy()
         assert holm.min() == pytest.approx(min(1.0, len(p_values) * min(p_values)))
         with_rate = rows.filter(outcome=outcome, predictor="source_rate", statistic="spearman").row(0, named=True)

@@ -153,6 +153,11 @@ def test_scan_rows(study: SimulatedStudy) -> None:
         draws = generator("bootstrap_rho", 1).integers(0, 24, (500, 24))
         rhos = [np.corrcoef(stats.rankdata(x[draw]), stats.rankdata(observations.rate[draw]))[0, 1] for draw in draws]
         assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(rhos, [0.025, 0.975])))
+        left_out = leave_one_out_pearson(x, observations.rate)
+        loo = table.filter(statistic="loo_pearson", layer=layer).row(0, named=True)
+        assert (loo["low"], loo["high"]) == pytest.approx((left_out.min(), left_out.max()))
+        factor = table.filter(statistic="vif_length", layer=layer)["estimate"].item()
+        assert factor == pytest.approx(1 / (1 - np.corrcoef(x, np.log(observations.prompt_tokens))[0, 1] ** 2))
         raw, adjusted = row["p"], table.filter(statistic="spearman_holm", layer=layer)["p"].item()
         assert raw <= adjusted <= min(1.0, 6 * raw) + 1e-12
     best = table.filter(statistic="strongest_layer").row(0, named=True)
