@@ -70,12 +70,12 @@ class Drawing:
         Raises:
             FigureError: The picture is wider, narrower or larger than a report may hold.
         """
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
         buffer = io.BytesIO()
-        width = float(self.figure.get_figwidth())
+        # By the canvas: `savefig` draws once more before it, for a layout that is fixed here.
         with style.styled():  # without `Software`, bytes do not change with the version string
-            self.figure.savefig(
-                buffer, format="png", dpi=style.dots_per_inch(width), metadata={"Software": None}
-            )
+            FigureCanvasAgg(self.figure).print_png(buffer, metadata={"Software": None})
         data = buffer.getvalue()
         pixels = png_size(data)[0]
         if not PNG_WIDTHS[0] <= pixels <= PNG_WIDTHS[1]:
@@ -86,9 +86,11 @@ class Drawing:
 
     def pdf(self) -> bytes:
         """Render the pdf, without a creation date."""
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
         buffer = io.BytesIO()
         with style.styled():
-            self.figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Title": self.name})
+            FigureCanvasPdf(self.figure).print_pdf(buffer, metadata={"CreationDate": None, "Title": self.name})
         return buffer.getvalue()
 
     def write(self, directory: Path) -> WrittenFigure:
@@ -127,9 +129,7 @@ class Drawing:
         except ValueError as error:
             raise FigureError(f"figure {self.name} draws a number that is not finite: {error}") from error
         directory.mkdir(parents=True, exist_ok=True)
-        written = WrittenFigure(
-            self.name, *(directory / f"{self.name}{s}" for s in (".png", ".pdf", ".meta.json"))
-        )
+        written = WrittenFigure(self.name, *(directory / f"{self.name}{s}" for s in (".png", ".pdf", ".meta.json")))
         written.png.write_bytes(png)
         written.pdf.write_bytes(pdf)
         written.meta.write_text(text + "\n", encoding="utf-8")
@@ -161,7 +161,5 @@ def png_bytes_to_markdown(png: bytes) -> str:
     """
     png_size(png)
     if len(png) > MAX_PNG_BYTES:
-        raise FigureError(
-            f"a png of {len(png)} bytes is too large to embed (limit {MAX_PNG_BYTES}): draw it smaller"
-        )
+        raise FigureError(f"a png of {len(png)} bytes is too large to embed (limit {MAX_PNG_BYTES}): draw it smaller")
     return f"![](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"

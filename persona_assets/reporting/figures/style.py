@@ -80,8 +80,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 def freeze_layout(figure: Figure) -> None:
     """Lay a figure out once and for all: constrained layout moves a little with every drawing."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
         figure.set_layout_engine("none")
 
 
