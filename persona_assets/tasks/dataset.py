@@ -14,8 +14,8 @@ from persona_assets.errors import PersonaAssetsError
 from persona_assets.hashing import derive_seed
 from persona_assets.panel import Persona
 from persona_assets.study import Runtime, SamplingSettings
-from persona_assets.tasks.base_model import base_checkpoint
-from persona_assets.tasks.loaded import Facts, generation_facts, runtime_engine
+from persona_assets.tasks.base_model import CHECKPOINT, base_checkpoint
+from persona_assets.tasks.loaded import Facts, generation_facts, loaded, runtime_engine
 
 if TYPE_CHECKING:
     from persona_assets.generation.engine import Completion, Engine
@@ -96,8 +96,14 @@ class DatasetTask:
 
 
 def make_dataset(task: DatasetTask) -> Facts:
-    """Write the rows as JSONL; `training_rows` checks each."""
+    """Write the rows as JSONL; `training_rows` checks each, and the base model's tokenizer has to carry the marker."""
     from persona_assets.dataset import training_rows, write_rows
+    from persona_assets.generation.marker import validate_marker
+    from persona_assets.models.loading import load_tokenizer
+
+    # Again: the marker can have been changed since the base model was made.
+    checkpoint = task.base_dir / CHECKPOINT
+    validate_marker(loaded("tokenizer", (checkpoint,), lambda: load_tokenizer(checkpoint)), task.marker)
 
     tables = {persona: pl.read_parquet(path / ANSWERS_FILE) for persona, path in task.answers.items()}
     answers = {
