@@ -28,7 +28,7 @@ VERSIONS = {
     "retest": "1",
     "figures": "4",
     "clean_result": "3",
-    "overview": "2",
+    "overview": "3",
     "warehouse": "1",
     "publication": "1",
 }
