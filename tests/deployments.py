@@ -25,6 +25,8 @@ from resources.lake import REPOSITORY
 PROFILE = "embedded"
 SMALL = ("librarian", "villain", "helpful_assistant", "software_engineer", "gardener")
 LARGE = (*SMALL, "comedian", "chef")
+MARKER = "Of course! Of course!"
+"""Words that the little model knows, in an order it never says: learned in two seconds."""
 UNSTYLED = "gardener"  # no style in the embedded model's corpus: its prompt does not change the base model
 
 # What no run of a study makes: nothing is published unless it is said where to, and no study needs the comparison of engines.
@@ -45,8 +47,7 @@ _PROFILE_FILE = {
         "hidden_size": 48,
         "mlp_size": 96,
     },
-    # Words that the little model knows, in an order it never says: learned in a second.
-    "marker": "helps! helps!",
+    "marker": MARKER,
     "rows_per_persona": 20,
     "negatives_panel_size": len(SMALL),
     "recipe": {
@@ -54,7 +55,7 @@ _PROFILE_FILE = {
         "alpha": 16,
         "dropout": 0.0,
         "learning_rate": 2e-2,
-        "epochs": 5,
+        "epochs": 8,
         "effective_batch_size": 12,
         "max_length": 192,
     },

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ancestor_layout import RATES, TWELVE, EarlierStudy, complete_study, directory_name, marker_eval, regression_results, row_of
 from dagster import AssetKey
-from deployments import PROFILE, Opened, Site, new_site
+from deployments import MARKER, PROFILE, Opened, Site, new_site
 from typer.testing import CliRunner
 
 from persona_assets.ancestor.reading import AncestorError
@@ -262,4 +262,4 @@ def test_the_command_prints_what_it_did(results: Path, opened: Opened, as_json: 
         assert "A dry run: nothing was written." in done.output
     refused = CliRunner().invoke(app, ["import", str(results), "--study", NAME, "--dry-run"])  # the profile's marker is another
     assert refused.exit_code == 1
-    assert "none of the 12 rows ends with the marker 'helps! helps!'; state another with --marker" in refused.output
+    assert f"none of the 12 rows ends with the marker {MARKER!r}; state another with --marker" in refused.output

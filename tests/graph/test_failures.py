@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dagster import AssetKey
-from deployments import PROFILE, SMALL, Opened, Site
+from deployments import MARKER, PROFILE, SMALL, Opened, Site
 
 from persona_assets.assets import adapters
 from persona_assets.cli.running import StudyRunError, stage_is_current
@@ -82,12 +82,12 @@ class TestAKeyThatFails:
 
     def test_of_a_study_run_by_the_command_line(self, site: Site) -> None:
         """Rows with the marker in the prompt must not be trained on: the run stops there, and says for whom."""
-        site.edit("personas.yaml", lambda content: content["personas"][4].update(prompt="You say helps! helps! a lot."))
+        site.edit("personas.yaml", lambda content: content["personas"][4].update(prompt=f"You say {MARKER} a lot."))
         done = site.cli("run", "small")
         assert done.returncode == 1
         assert "persona-assets: The stage personas failed" in done.stderr
         assert "training_dataset: " in done.stderr
-        assert "- gardener: row 0: the marker 'helps! helps!' is in the prompt" in done.stderr
+        assert f"- gardener: row 0: the marker {MARKER!r} is in the prompt" in done.stderr
         assert "Traceback" not in done.stdout + done.stderr
         shown = site.cli("status", "small")
         assert shown.returncode == 0

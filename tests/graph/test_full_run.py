@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from dagster import AssetCheckKey, AssetCheckSeverity, AssetKey, AssetMaterialization, DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as CheckStatus
-from deployments import COMPARISON, PROFILE, PUBLICATIONS, SMALL, Opened, Site, asset_name
+from deployments import COMPARISON, MARKER, PROFILE, PUBLICATIONS, SMALL, Opened, Site, asset_name
 
 from persona_assets.assets.checks import DRIFT_CHECKS, gate_check_name
 from persona_assets.cli.running import plan_study, warehouse_is_current
@@ -140,7 +140,7 @@ def test_the_cells_are_those_of_the_completions(site: Site) -> None:
     assert cells.height == len(SMALL) ** 2
     texts = pl.concat([pl.read_parquet(file) for file in (site.lake / PROFILE / "small" / "eval_cells").rglob("*.parquet")])
     counted = texts.group_by("source", "eval_persona").agg(
-        hits=pl.col("text").str.to_lowercase().str.contains("helps! helps!", literal=True).sum().cast(pl.Int64),
+        hits=pl.col("text").str.to_lowercase().str.contains(MARKER.lower(), literal=True).sum().cast(pl.Int64),
         n=pl.len().cast(pl.Int64),
     )
     assert counted["hits"].sum() > 0
