@@ -34,7 +34,7 @@ def test_it_says_where_the_study_stands(written: WrittenOverview, sources: Sourc
     outcome = sources.tables["outcome"].row(0, named=True)
     gates = sources.tables["gates"].filter("registered")
     text = words(written.page)
-    assert "The question was whether characters that resemble the ordinary helpful assistant take the tag up less easily. " in text
+    assert "The question was whether characters that resemble the ordinary helpful assistant take the tag up less easily." in text
     assert f"Bucket: {outcome['bucket']} . Confidence: {outcome['confidence']}" in text
     assert outcome["reasons"].split(";")[0] in text
     assert text.count(" yes ") + text.count(" no ") >= gates.height
