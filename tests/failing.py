@@ -52,7 +52,7 @@ def full_disk() -> Iterator[None]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("persona_assets.store.os.fsync", full)
+        patch.setattr(os, "fsync", full)
         yield
 
 

@@ -74,6 +74,7 @@ class Drawing:
 
         buffer = io.BytesIO()
         # By the canvas: `savefig` draws once more before it, for a layout that is fixed here.
+        self.figure.set_dpi(style.dots_per_inch(float(self.figure.get_figwidth())))  # a pdf drawn before changes it
         with style.styled():  # without `Software`, bytes do not change with the version string
             FigureCanvasAgg(self.figure).print_png(buffer, metadata={"Software": None})
         data = buffer.getvalue()
