@@ -31,12 +31,16 @@ class _Server:
 _server = _Server()
 
 
-def preload_model_libraries() -> None:
+def preload_model_libraries(threads: int) -> None:
     """Start the server that imports the libraries of models, unless it runs; returns at once.
 
-    Does nothing where processes cannot be forked safely from one that has loaded such libraries.
+    Does nothing where no child could come from it: where processes cannot be forked safely from one that has loaded such
+    libraries, and for another number of threads than the server's.
+
+    Args:
+        threads: numeric threads of the children to come.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or threads != SERVER_THREADS:
         return
     choose_common_kernels()
     multiprocessing.set_forkserver_preload([_PRELOADED])
@@ -58,7 +62,7 @@ def child_context(threads: int) -> BaseContext:
 class ChildSetup:
     """What a child does first: it takes over environment and outputs of the process that starts it, and sets its threads.
 
-    Called in the child, as a pool's initializer or at the begin of a process's function.
+    Called in the child, as a pool's initializer.
     """
 
     def __init__(self, threads: int) -> None:

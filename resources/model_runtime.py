@@ -87,7 +87,7 @@ class ModelRuntime(ConfigurableResource):  # type: ignore[type-arg]  # no resour
         if self.hub_cache is not None:
             os.environ[HUB_CACHE_VARIABLE] = self.hub_cache  # workers inherit it
         if settings.workers and models and tasks:
-            preload_model_libraries()
+            preload_model_libraries(settings.threads)
         pool = shared_pool(settings.workers, settings.threads)
         with nullcontext() if settings.workers else torch_threads(settings.threads):
             try:

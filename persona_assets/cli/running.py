@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from persona_assets.study import Study
 
 
-_WITHOUT_MODELS = ("analysis", "publication")
-"""Stages that work on tables and files."""
-
-
 class StudyRunError(PersonaAssetsError):
     """A stage of a study failed; what was done before it stays."""
 
@@ -171,12 +167,13 @@ def run_stage(
     Raises:
         StudyRunError: a step failed; the message is the step's own.
     """
-    if stage.name not in _WITHOUT_MODELS and deployment.catalog.profile.runtime.workers:
-        preload_model_libraries()  # while the run is prepared
     job = deployment.definitions.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection={*(planned.key for planned in stage.assets), *extra})
     end_killed_runs(instance)
     if any(GPU_POOL in node.pools for node in subset.all_node_defs):
+        runtime = deployment.catalog.profile.runtime
+        if runtime.workers:
+            preload_model_libraries(runtime.threads)  # while the run is prepared
         wait_for_pool(instance, GPU_POOL, say)
     tags = {PROCESS_TAG: this_process()}
     if stage.personas:

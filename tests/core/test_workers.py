@@ -137,7 +137,7 @@ def test_workers_end_with_a_run_that_was_killed(tmp_path: Path, served: bool) ->
         "    sys.path.insert(0, sys.argv[1])\n"
         "    import worker_tasks; from persona_assets.processes import preload_model_libraries\n"
         "    from persona_assets.workers import WorkerPool\n"
-        f"    {served} and preload_model_libraries()\n"
+        f"    {served} and preload_model_libraries(1)\n"
         "    list(WorkerPool(2).run(worker_tasks.announce_and_wait, {n: Path(sys.argv[2]) / n for n in 'ab'}))\n"
     )
     script = tmp_path / "run.py"
@@ -164,7 +164,7 @@ def test_forked_workers_have_the_libraries_and_all_else_from_now(tmp_path: Path)
         "    sys.path.insert(0, sys.argv[1])\n"
         "    import worker_tasks; from persona_assets.processes import preload_model_libraries\n"
         "    from persona_assets.workers import WorkerPool\n"
-        "    preload_model_libraries()\n"
+        "    preload_model_libraries(1)\n"
         "    os.environ['SET_AFTERWARDS'] = 'yes'\n"
         "    os.dup2(os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT), 1)\n"
         "    def told(threads):\n"
